@@ -1,0 +1,50 @@
+"""The commands: `python -m genai_async COMMAND`. Each is loaded only when it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Final, NamedTuple
+
+
+class _Command(NamedTuple):
+    """Where a command lives: a module with `add_arguments(parser)` and `run(arguments) -> int`."""
+
+    module: str
+    summary: str
+
+
+_COMMANDS: Final = {
+    "demo": _Command("._demo._command", "trace many agents at once and check what arrived"),
+    "collect": _Command("._testing._command", "receive traces on a local port and write them down"),
+    "replay": _Command("._replay", "send files of spans, such as a spool left behind, to a collector"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="python -m genai_async", description="Tracing for async agents.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in _COMMANDS.items():
+        subparser = commands.add_parser(name, help=command.summary, description=f"{command.summary.capitalize()}.")
+        if name in given[:1]:
+            loaded = import_module(command.module, __package__)
+            loaded.add_arguments(subparser)
+            subparser.set_defaults(run=loaded.run)
+    arguments = parser.parse_args(given)
+    try:
+        status = int(arguments.run(arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; Python would complain about it again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

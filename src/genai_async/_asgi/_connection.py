@@ -1,0 +1,146 @@
+"""What HTTP requests and WebSocket connections share: a session around the application, and messages passed on."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from typing import Any, Final, cast
+
+from opentelemetry.context import Context, attach, get_current
+
+from .._conversation._exchange import ABANDONED, Exchange
+from .._conversation._session import Session
+from .._conversation._spans import Turn
+from .._loop import is_cancellation
+from ._remote import remote_span
+from ._types import App, Message, Receive, Scope, Send
+
+# Beside the application's own state, which may use the plain names for something else.
+STATE_KEY: Final = "genai_async"
+
+
+class Connection:
+    """One request or WebSocket connection: runs the application in its session and sees every message."""
+
+    __slots__ = ("_header", "_is_disconnected", "_outer", "_receive", "_send", "_state", "exchange")
+
+    def __init__(self, session: Session, scope: Scope, receive: Receive, send: Send, header: bytes | None) -> None:
+        self.exchange = Exchange(session)
+        # Where an outer instrumentation has a span, its own messages must stay under that.
+        self._outer: Context | None = self.exchange.outer if self.exchange.is_traced else None
+        if self._outer is None:
+            self.exchange.come_from(remote_span(scope["headers"]))
+        self._receive = receive
+        self._send = send
+        self._header = header
+        self._is_disconnected = False
+        self._state = _state_of(scope)
+        # Servers keep the scope: it must not lead back here, so that all of this is freed without the collector.
+        self._state[STATE_KEY] = self.exchange
+        self._offer("session", session)
+
+    @property
+    def session(self) -> Session:
+        """The session of this request or connection."""
+        return self.exchange.session
+
+    async def run(self, app: App, scope: Scope) -> None:
+        """Run the application, and end what is left when it has returned or failed."""
+        exchange = self.exchange
+        error: BaseException | None = None
+        exchange.enter()
+        try:
+            self.begin()
+            try:
+                await app(scope, self.receive, self.send)
+            except BaseException as exc:
+                error = exc
+                raise
+            finally:
+                if exchange.has_tasks:
+                    await exchange.join(error)
+        except BaseException as exc:
+            error = exc
+            raise
+        finally:
+            self.finish(error)
+            exchange.leave()
+            del error
+
+    def begin(self) -> None:
+        """Start what starts with the application."""
+
+    def finish(self, error: BaseException | None) -> None:
+        """End the turn that is left when the application has ended."""
+        self.end_turn(self.outcome(error))
+
+    def outcome(self, error: BaseException | None) -> BaseException | str | None:
+        """What a turn ends with that is open when this happens: abandoned, if the client has gone."""
+        if self._is_disconnected and (error is None or _is_departure(error)):
+            return ABANDONED
+        return error
+
+    def begin_turn(self, *, owns_tasks: bool) -> None:
+        """Start a turn and show it in the state."""
+        self._offer("turn", self.exchange.begin_turn(owns_tasks=owns_tasks))
+
+    def end_turn(self, error: BaseException | str | None, end_ns: int | None = None) -> None:
+        """End the turn that is going on; the state keeps it until the next one."""
+        self.exchange.end_turn(error, end_ns)
+
+    async def receive(self) -> Message:
+        """Pass a message from the client on."""
+        raise NotImplementedError
+
+    async def send(self, message: Message) -> None:
+        """Pass a message to the client on."""
+        raise NotImplementedError
+
+    async def pull(self) -> Message:
+        """Receive from the server, in the context that it runs in."""
+        inner = get_current()
+        attach(cast(Context, self._outer))
+        try:
+            return await self._receive()
+        finally:
+            attach(inner)
+
+    async def push(self, message: Message) -> None:
+        """Send to the server, in the context that it runs in: its instrumentation's spans stay in its own trace."""
+        inner = get_current()
+        attach(cast(Context, self._outer))
+        try:
+            await self._send(message)
+        finally:
+            attach(inner)
+
+    def with_header(self, message: Message) -> Message:
+        """The message that begins a response, with the conversation's id in it."""
+        name = self._header
+        if name is None:
+            return message
+        headers: list[tuple[bytes, bytes]] = list(message.get("headers") or [])
+        for key, _ in headers:
+            if key == name or key.lower() == name:
+                return message
+        headers.append((name, self.session.session_id.encode("latin-1")))
+        return {**message, "headers": headers}
+
+    def _offer(self, name: str, value: Session | Turn | None) -> None:
+        held = self._state.get(name)
+        if held is None or isinstance(held, Session | Turn):
+            self._state[name] = value
+
+
+def _state_of(scope: Scope) -> MutableMapping[str, Any]:
+    # In place: outer middleware may hold the same dict and expect to find there what the application puts in.
+    state: Any = scope.get("state")
+    if type(state) is dict:
+        return cast("dict[str, Any]", state)
+    if state is None:
+        state = scope["state"] = {}
+    return cast("MutableMapping[str, Any]", state) if isinstance(state, MutableMapping) else {}
+
+
+def _is_departure(error: BaseException) -> bool:
+    # Frameworks raise errors of their own for a client that has gone; none is imported here.
+    return is_cancellation(error) or isinstance(error, OSError) or "Disconnect" in type(error).__name__

@@ -1,0 +1,79 @@
+"""Crossing processes: a conversation and a span as a plain dict of W3C headers, and back.
+
+What comes from outside is not trusted: ids are checked for length and characters, and what cannot be read is ignored.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple, cast
+from urllib.parse import quote, unquote
+
+from opentelemetry.context import Context
+from opentelemetry.trace import Span
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from . import _semconv as sc
+from ._copying import utf8
+from ._faults import FieldError
+from ._ids import checked_id
+from ._scope import span_of
+
+_TRACE: Final = TraceContextTextMapPropagator()
+_LONGEST_HEADER: Final = 8192  # W3C Baggage, section 3.3.2; more than 32 members of a tracestate need
+_STATE_MEMBER: Final = re.compile(r"[a-z0-9][a-z0-9_*/@-]{0,255}=[ -~]{0,256}")
+
+
+class Origin(NamedTuple):
+    """What a carrier told: the span that it came from and the conversation, each None where it says nothing."""
+
+    span: Span | None
+    conversation_id: str | None
+
+
+def write_carrier(context: Context, conversation_id: str | None) -> dict[str, str]:
+    """`traceparent` and `tracestate` of the context's span, and the conversation's id as `baggage` if it is given."""
+    carrier: dict[str, str] = {}
+    _TRACE.inject(carrier, context)
+    if conversation_id is not None:
+        member = f"{sc.CONVERSATION_ID}={quote(utf8(conversation_id), safe='')}"
+        if len(member) <= _LONGEST_HEADER:
+            carrier["baggage"] = member
+    return carrier
+
+
+def read_carrier(carrier: object) -> Origin:
+    """What a carrier tells; header names are taken in any case.
+
+    Raises:
+        FieldError: It is no mapping, or tells nothing that can be read.
+    """
+    if not isinstance(carrier, Mapping):
+        raise FieldError(f"a carrier is a mapping, not {type(carrier).__name__}")
+    items = cast("Mapping[Any, Any]", carrier).items()
+    headers = {key.lower(): value for key, value in items if isinstance(key, str) and isinstance(value, str)}
+    if not _is_state(headers.get("tracestate", "")):
+        del headers["tracestate"]
+    span = span_of(_TRACE.extract(headers, Context()))
+    conversation_id = checked_id(_named(headers.get("baggage", "")))
+    if span is None and conversation_id is None:
+        raise FieldError("a carrier has neither a readable traceparent nor a conversation id")
+    return Origin(span, conversation_id)
+
+
+# Both headers are looked at here because OpenTelemetry's readers log what they cannot read, at every request.
+
+
+def _is_state(header: str) -> bool:
+    members = [member.strip(" \t") for member in header.split(",")] if len(header) <= _LONGEST_HEADER else ["too long"]
+    return all(not member or _STATE_MEMBER.fullmatch(member) for member in members)
+
+
+def _named(header: str) -> str | None:
+    """The conversation that a baggage header names."""
+    for member in header.split(",") if len(header) <= _LONGEST_HEADER else ():
+        key, _, value = member.partition(";")[0].partition("=")
+        if key.strip() == sc.CONVERSATION_ID:
+            return unquote(value.strip())
+    return None

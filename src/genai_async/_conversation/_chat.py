@@ -1,0 +1,472 @@
+"""Turns what callers have in their hands into messages: strings, the chat-message dicts and items of the
+OpenAI and Anthropic APIs, their SDKs' model objects, the conventions' own dicts, or `Message` itself.
+
+Everything is copied into frozen data here, so that a list which the caller goes on appending to stays as it was.
+A value of no known shape raises `FieldError`; a part of an unknown type becomes a `GenericPart`.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Final, TypeAlias, cast
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+
+from ._copying import MAX_CONTENT_BYTES, Copier, encoded_within
+from ._faults import FieldError
+from ._messages import (
+    BlobPart,
+    FilePart,
+    GenericPart,
+    Message,
+    Part,
+    ReasoningPart,
+    TextPart,
+    ToolCallPart,
+    ToolCallResponsePart,
+    ToolDefinition,
+    UriPart,
+    modality_of,
+)
+
+MessageLike: TypeAlias = Message | str | Mapping[str, Any]
+MessagesLike: TypeAlias = MessageLike | Iterable[MessageLike]
+InstructionsLike: TypeAlias = str | TextPart | Mapping[str, Any] | Iterable[str | TextPart | Mapping[str, Any]]
+ToolsLike: TypeAlias = Iterable[ToolDefinition | Mapping[str, Any]]
+
+_Dict: TypeAlias = Mapping[str, Any]
+
+# What is taken of one value, on the caller's thread: messages and parts together, and tools.
+_MAX_PARTS: Final = 3_000
+_MAX_TOOLS: Final = 1_000
+# JSON that is longer is not decoded, and copied only as far as `Copier` goes.
+_MAX_JSON_BYTES: Final = 256 * 1024
+
+
+def to_messages(value: object, role: str) -> tuple[Message, ...]:
+    """Messages from one message or an iterable of them; plain strings get `role`."""
+    if type(value) is list or type(value) is tuple:
+        return _newest(cast("list[object]", value), role)
+    if isinstance(value, str | Message) or _as_dict(value) is not None:
+        return (_to_message(value, role),)
+    if not isinstance(value, Iterable):
+        raise FieldError(f"not a message: {type(value).__name__}")
+    return _newest(list(cast(Iterable[object], value)), role)
+
+
+def _newest(items: list[object], role: str) -> tuple[Message, ...]:
+    """Messages from the last items; where there are too many, the first one says so."""
+    found: list[Message] = []
+    left = _MAX_PARTS
+    for item in reversed(items):
+        if left <= 0:
+            found.append(Message.system(_missing(items)))
+            break
+        message = _checked(item) if type(item) is Message else _to_message(item, role)
+        left -= len(message.parts) + 1
+        found.append(message)
+    found.reverse()
+    return tuple(found)
+
+
+def _missing(items: Collection[object]) -> str:
+    return f"[{len(items)} items, truncated]"
+
+
+def _bounded(given: object) -> Iterable[object]:
+    """The first of too many parts, and a part that says so."""
+    items = cast("list[object]", given)
+    if not isinstance(given, list | tuple) or len(items) <= _MAX_PARTS:
+        return items
+    return [*items[:_MAX_PARTS], TextPart(_missing(items))]
+
+
+def to_input_messages(value: object) -> tuple[Message, ...]:
+    """What goes to the model: a plain string is the user's."""
+    return to_messages(value, "user")
+
+
+def to_output_messages(value: object) -> tuple[Message, ...]:
+    """What came from the model: a plain string is the assistant's."""
+    return to_messages(value, "assistant")
+
+
+def to_instructions(value: object) -> tuple[Part, ...]:
+    """System instructions as text parts, from strings, parts, `{"type": "text"}` dicts or whole system messages."""
+    single = isinstance(value, str | msgspec.Struct) or _as_dict(value) is not None
+    items = [value] if single else list(cast(Iterable[object], value))
+    return tuple([part for item in items for part in _instruction(item)])
+
+
+def _instruction(item: object) -> Iterable[Part]:
+    if isinstance(item, str):
+        return (TextPart(item),)
+    found = None if isinstance(item, Message) else _as_dict(item)
+    if isinstance(item, Message) or (found is not None and "role" in found):
+        return _to_message(item, "system").parts
+    return (_flat(_to_part(item)),)
+
+
+def to_tool_definitions(value: object) -> tuple[dict[str, Any], ...]:
+    """Tool definitions in the conventions' shape, from `ToolDefinition` or the OpenAI and Anthropic dicts."""
+    is_single = isinstance(value, ToolDefinition | Mapping)
+    items: list[object] = [value] if is_single else list(cast(Iterable[object], value))
+    found = [_to_tool_definition(item) for item in items[:_MAX_TOOLS]]
+    if len(items) > _MAX_TOOLS:
+        found.append({"type": "function", "name": "truncated", "description": _missing(items)})
+    return tuple(found)
+
+
+def _to_tool_definition(item: object) -> dict[str, Any]:
+    found = msgspec.structs.asdict(item) if isinstance(item, ToolDefinition) else _as_dict(item)
+    if found is None:
+        raise FieldError(f"not a tool definition: {type(item).__name__}")
+    source = found.get("function") if isinstance(found.get("function"), Mapping) else found
+    source = cast(_Dict, source)
+    kind = found.get("type") or "function"
+    # Tools that the provider runs itself have a type and sometimes no name; the schema asks for both.
+    definition = {"type": kind, "name": source.get("name") or (kind if kind != "function" else None)}
+    if not isinstance(definition["type"], str) or not isinstance(definition["name"], str):
+        raise FieldError("a tool definition needs a type and a name")
+    for key, names in (("description", ("description",)), ("parameters", ("parameters", "input_schema"))):
+        given = next((source[name] for name in names if source.get(name) is not None), None)
+        if given is not None:
+            definition[key] = _copied(given)
+    return definition
+
+
+def _to_message(value: object, role: str) -> Message:
+    if isinstance(value, Message):
+        return _checked(value)
+    if isinstance(value, str):
+        return Message(role, (TextPart(value),))
+    found = _as_dict(value)
+    if found is None:
+        raise FieldError(f"not a message: {type(value).__name__}")
+    return _from_dict(found, role)
+
+
+def _checked(message: Message) -> Message:
+    """The same message where its shape is right; structs don't check what they are built with."""
+    parts = message.parts
+    if isinstance(parts, str):
+        parts = (TextPart(parts),)
+    for part in parts:
+        if type(part) is not TextPart or type(part.content) is not str:
+            break
+    else:
+        if type(message.role) is str and type(message.parts) is tuple and message.name is None:
+            return message
+    if not isinstance(message.role, str) or not isinstance(message.name, str | None):
+        raise FieldError("a message's role and name must be strings")
+    return Message(message.role, tuple([_flat(_to_part(part)) for part in parts]), message.name)
+
+
+def _flat(part: Part) -> Part:
+    if isinstance(part, GenericPart):
+        if not isinstance(part.type, str):
+            raise FieldError("a message part needs a type")
+        # On the wire the data stands beside the type, which no struct can say.
+        return cast(Part, {**_copied(part.data), "type": part.type})
+    return msgspec.convert(_copied(part), type(part))
+
+
+def _copied(value: object) -> Any:
+    """A copy that nobody else holds; the caller may go on changing what was given."""
+    if type(value) not in _PLAIN_PARTS and not _is_short(value):
+        return Copier().copy(value, is_message=isinstance(value, msgspec.Struct))
+    return msgspec.to_builtins(value, enc_hook=_readable, str_keys=True)
+
+
+def _is_short(value: object) -> bool:
+    try:
+        return encoded_within(value, _MAX_JSON_BYTES) is not None
+    except (TypeError, ValueError, OverflowError):
+        return False  # what is not quite JSON is looked at by the copier
+
+
+# Their texts are not copied, however long.
+_PLAIN_PARTS: Final = frozenset({TextPart, ReasoningPart, BlobPart, UriPart, FilePart})
+
+
+def _readable(value: object) -> object:
+    found = _as_dict(value)
+    return str(value) if found is None else dict(found)
+
+
+def _as_dict(value: object) -> _Dict | None:
+    if isinstance(value, Mapping):
+        return cast(_Dict, value)
+    # The OpenAI and Anthropic SDKs give pydantic models; their dump is the dict of the API.
+    dump = getattr(value, "model_dump", None)
+    return cast(_Dict, dump()) if callable(dump) and not isinstance(value, type) else None
+
+
+def _from_dict(value: _Dict, role: str) -> Message:
+    spoken_by = _role_of(value, role)
+    name = value.get("name") if spoken_by != "tool" and isinstance(value.get("name"), str) else None
+    if "parts" in value:
+        return _message(spoken_by, value["parts"], name)
+    if value.get("type") in _ITEMS:
+        return _message(spoken_by, (value,), None)
+    if "role" not in value and "content" not in value and "tool_calls" not in value:
+        if not isinstance(value.get("type"), str):
+            raise FieldError("a message needs a role, content or parts")
+        # One of the many items of the OpenAI Responses API, such as a search that the provider ran.
+        return _message(spoken_by, (value,), None)
+    return _message(spoken_by, _chat_parts(value, spoken_by), name)
+
+
+def _message(role: str, parts: Iterable[object], name: str | None) -> Message:
+    return Message(role, tuple([_flat(_to_part(part)) for part in _bounded(parts)]), name)
+
+
+def _role_of(value: _Dict, role: str) -> str:
+    given = value.get("role")
+    if isinstance(given, str):
+        return "tool" if given == "function" else given
+    # Items of the OpenAI Responses API stand in a conversation without a role of their own.
+    if value.get("type") == "function_call_output":
+        return "tool"
+    is_item = value.get("type") in _ITEMS or str(value.get("type")).endswith("_call")
+    return "assistant" if is_item else role
+
+
+def _chat_parts(value: _Dict, role: str) -> Iterable[Part]:
+    if role == "tool":
+        yield ToolCallResponsePart(_plain(value.get("content")), value.get("tool_call_id"))
+        return
+    thought = value.get("reasoning_content") or value.get("reasoning")
+    if isinstance(thought, str):
+        yield ReasoningPart(thought)
+    yield from _content_parts(value.get("content"))
+    if isinstance(value.get("refusal"), str):
+        yield TextPart(value["refusal"])
+    spoken = value.get("audio")
+    if isinstance(spoken, Mapping):
+        yield _spoken(cast(_Dict, spoken))
+    for call in _bounded(value.get("tool_calls") or ()):
+        yield _to_part(call)
+    if isinstance(value.get("function_call"), Mapping):
+        yield _function_call(value["function_call"], None)
+
+
+def _spoken(audio: _Dict) -> Part:
+    """What an OpenAI model said aloud: the sound when it answers, and only its id when it is sent back."""
+    if isinstance(audio.get("data"), str):
+        return BlobPart("audio", audio["data"])
+    return FilePart("audio", audio["id"]) if isinstance(audio.get("id"), str) else GenericPart("audio", audio)
+
+
+def _content_parts(content: object) -> Iterable[Part]:
+    if content is None:
+        return ()
+    if isinstance(content, str):
+        return (TextPart(content),)
+    if _as_dict(content) is not None:
+        return (_to_part(content),)
+    if isinstance(content, Iterable):
+        return [_to_part(item) for item in _bounded(cast(object, content))]
+    raise FieldError(f"not message content: {type(content).__name__}")
+
+
+def _plain(content: object) -> object:
+    """A tool result's content: text blocks become their text, anything else stays the value that it is."""
+    if isinstance(content, list):
+        blocks = cast("list[Any]", content)
+        texts = [cast(_Dict, block).get("text") if isinstance(block, Mapping) else None for block in blocks]
+        if texts and all(isinstance(text, str) for text in texts):
+            return "".join(cast("list[str]", texts))
+    return cast(object, content)
+
+
+def decoded(arguments: object) -> object:
+    """Tool arguments as the value that their JSON text means; text that isn't JSON stays text."""
+    if not isinstance(arguments, str) or len(arguments) > _MAX_JSON_BYTES:
+        return arguments
+    try:
+        return msgspec.json.decode(arguments)
+    except msgspec.DecodeError:
+        return arguments
+
+
+def _to_part(value: object) -> Part:
+    if isinstance(value, str):
+        return TextPart(value)
+    if isinstance(
+        value,
+        TextPart | ReasoningPart | ToolCallPart | ToolCallResponsePart | BlobPart | UriPart | FilePart | GenericPart,
+    ):
+        return value
+    found = _as_dict(value)
+    if found is None:
+        raise FieldError(f"not a message part: {type(value).__name__}")
+    kind = found.get("type")
+    if not isinstance(kind, str):
+        # A bare OpenAI tool call of older clients has no type.
+        if isinstance(found.get("function"), Mapping):
+            return _openai_tool_call(found)
+        raise FieldError("a message part needs a type")
+    try:
+        return _PARTS[kind](found) if kind in _PARTS else _generic(found)
+    except (KeyError, TypeError, AttributeError, ValueError):
+        # Known by name but not by shape: kept as it came rather than lost.
+        return _generic(found)
+
+
+def _generic(value: _Dict) -> Part:
+    return GenericPart(value["type"], {key: item for key, item in value.items() if key != "type"})
+
+
+def _text(value: _Dict) -> Part:
+    content = value["text"] if "text" in value else value["content"]
+    if not isinstance(content, str):
+        raise FieldError("text must be a string")
+    return TextPart(content)
+
+
+def _reasoning(value: _Dict) -> Part:
+    content = value.get("content", value.get("thinking"))
+    if isinstance(content, str):
+        return ReasoningPart(content)
+    summary = value.get("summary") or content or ()
+    return ReasoningPart("\n".join(str(piece["text"]) for piece in cast("Iterable[_Dict]", summary)))
+
+
+def _function_call(value: _Dict, call_id: str | None) -> Part:
+    return ToolCallPart(value["name"], call_id, decoded(value.get("arguments")))
+
+
+def _openai_tool_call(value: _Dict) -> Part:
+    return _function_call(value["function"], value.get("id"))
+
+
+def _responses_call(value: _Dict) -> Part:
+    return _function_call(value, value.get("call_id", value.get("id")))
+
+
+def _own_call(value: _Dict) -> Part:
+    return ToolCallPart(value["name"], value.get("id"), decoded(value.get("arguments")))
+
+
+def _tool_use(value: _Dict) -> Part:
+    return ToolCallPart(value["name"], value.get("id"), value.get("input"))
+
+
+def _tool_result(value: _Dict) -> Part:
+    response, call_id = _plain(value.get("content")), value.get("tool_use_id")
+    if value.get("is_error") is True:
+        return GenericPart("tool_call_response", {"response": response, "id": call_id, "is_error": True})
+    return ToolCallResponsePart(response, call_id)
+
+
+def _own_response(value: _Dict) -> Part:
+    return ToolCallResponsePart(value["response"], value.get("id"))
+
+
+def _call_output(value: _Dict) -> Part:
+    return ToolCallResponsePart(_plain(value.get("output")), value.get("call_id"))
+
+
+def _image_url(value: _Dict) -> Part:
+    given = value["image_url"]
+    return media_from_url(cast(_Dict, given)["url"] if isinstance(given, Mapping) else given, "image")
+
+
+def _input_image(value: _Dict) -> Part:
+    if value.get("file_id"):
+        return FilePart("image", value["file_id"])
+    return _image_url(value)
+
+
+def _audio(value: _Dict) -> Part:
+    given = value["input_audio"]
+    return BlobPart("audio", given["data"], f"audio/{given['format']}" if given.get("format") else None)
+
+
+def _file(value: _Dict) -> Part:
+    if isinstance(value.get("modality"), str):
+        return FilePart(value["modality"], value["file_id"], value.get("mime_type"))
+    given = cast(_Dict, value.get("file") if isinstance(value.get("file"), Mapping) else value)
+    if given.get("file_id"):
+        return FilePart("document", given["file_id"])
+    data = given.get("file_data")
+    if isinstance(data, str) and not data.startswith("data:"):
+        return BlobPart("document", data)
+    return media_from_url(cast(str, given.get("file_url") or data), "document")
+
+
+def _sourced(value: _Dict) -> Part:
+    source = value["source"]
+    modality = value["type"]
+    if source["type"] == "base64":
+        return BlobPart(modality, source["data"], source.get("media_type"))
+    if source["type"] == "file":
+        return FilePart(modality, source["file_id"])
+    return media_from_url(source["url"], modality) if source["type"] == "url" else _generic(value)
+
+
+# What base64 makes of it fits in an attribute, with room for the rest.
+_MAX_MEDIA: Final = MAX_CONTENT_BYTES // 2
+_MAX_ESCAPED: Final = 128 * 1024
+
+
+def blob_of(content: bytes, modality: str, mime_type: str | None) -> Part:
+    """Media inline; of what no attribute could hold only the beginning is encoded."""
+    blob = BlobPart.of(content[:_MAX_MEDIA], modality=modality, mime_type=mime_type)
+    if len(content) <= _MAX_MEDIA:
+        return blob
+    return BlobPart(modality, f"{blob.content}…[{len(content)} bytes, truncated]", mime_type)
+
+
+def media_from_url(url: str, modality: str | None = None, mime_type: str | None = None) -> Part:
+    """A media part from an address; a `data:` URL becomes the blob that it carries."""
+    if not url.startswith("data:"):
+        return UriPart(modality or "document", url, mime_type)
+    head, _, body = url[5:_MAX_MEDIA].partition(",")
+    mime_type = head.partition(";")[0] or mime_type
+    longest = _MAX_MEDIA
+    if head.endswith(";base64"):
+        content = body
+    else:
+        longest = _MAX_ESCAPED
+        content = base64.b64encode(unquote_to_bytes(body[:longest])).decode("ascii")
+    if len(url) > longest:
+        content += f"…[{len(url)} bytes, truncated]"
+    return BlobPart(modality or modality_of(mime_type), content, mime_type)
+
+
+def _blob(value: _Dict) -> Part:
+    return BlobPart(value["modality"], value["content"], value.get("mime_type"))
+
+
+def _uri(value: _Dict) -> Part:
+    return media_from_url(value["uri"], value["modality"], value.get("mime_type"))
+
+
+_PARTS: Final[dict[str, Callable[[_Dict], Part]]] = {
+    "text": _text,
+    "input_text": _text,
+    "output_text": _text,
+    "reasoning": _reasoning,
+    "thinking": _reasoning,
+    "function": _openai_tool_call,
+    "function_call": _responses_call,
+    "function_call_output": _call_output,
+    "tool_call": _own_call,
+    "tool_call_response": _own_response,
+    "tool_use": _tool_use,
+    "tool_result": _tool_result,
+    "image_url": _image_url,
+    "input_image": _input_image,
+    "input_audio": _audio,
+    "file": _file,
+    "input_file": _file,
+    "image": _sourced,
+    "document": _sourced,
+    "blob": _blob,
+    "uri": _uri,
+}
+_ITEMS: Final = frozenset({"function_call", "function_call_output", "reasoning"})

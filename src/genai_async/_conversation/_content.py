@@ -1,0 +1,166 @@
+"""The one gate that every text which can hold content goes through: off, redacted, size-capped, in that order.
+
+What comes out is JSON text that is always valid: a text that is cut carries a marker with what it lost, roles and
+order stay. Content stands on spans as JSON text because that is what today's backends read; the conventions ask for
+structured values only where every SDK and backend on the way supports them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias, cast
+
+from .._errors import ConfigurationError
+from ._copying import MAX_CONTENT_BYTES, Copier, changed, encoded_within, shorten, utf8
+from ._cutting import shortened, shrink
+from ._faults import Faults
+
+Redact: TypeAlias = Callable[[str], str | None]
+
+# A redactor runs on the caller's thread. One that takes this long for one text, this often, is switched off
+# (and the content with it) before it stops the event loop for good.
+SLOW_CALL: Final = 0.1
+SLOW_CALLS: Final = 3
+
+_FAILED: Final = "[content dropped: the redactor failed]"
+
+
+class Gate:
+    """Decides what of a text may be recorded; each session has one, made when its first span starts.
+
+    Args:
+        capture: Whether content is recorded at all.
+        redact: Called with each text; returns what may be recorded, or None to drop it. A redactor that raises,
+            returns something else or is slow again and again loses the text, never the privacy.
+        limit_bytes: The size in UTF-8 that one attribute may have.
+    """
+
+    __slots__ = ("_faults", "_patience", "capture", "limit_bytes", "redact")
+
+    def __init__(
+        self,
+        capture: bool,
+        redact: Redact | None = None,
+        limit_bytes: int = MAX_CONTENT_BYTES,
+        faults: Faults | None = None,
+    ) -> None:
+        self.capture: bool = capture
+        self.redact: Redact | None = redact
+        self.limit_bytes: int = limit_bytes
+        self._faults = faults or Faults()
+        # Shared by all the gates of a set-up: a slow redactor is slow in every session.
+        self._patience = [None] * SLOW_CALLS
+
+    def overridden(self, capture: bool | None) -> Gate:
+        """This gate with another answer to whether content is captured; itself, if None."""
+        if capture is None or capture is self.capture:
+            return self
+        if not isinstance(capture, bool):
+            # Whoever meant "no" must not be taken for a yes.
+            self._faults.drop("capture_content", f"it cannot be a {type(capture).__name__}: no content is captured")
+            return self.overridden(False)
+        other = Gate(capture, self.redact, self.limit_bytes, self._faults)
+        other._patience = self._patience
+        return other
+
+    def json(self, value: object, *, is_message: bool = True) -> str | None:
+        """JSON text of a value that can hold content, or None if it may not be recorded.
+
+        `is_message` says that the value has a shape of the conventions, whose own words (roles, types) must stay
+        for the text to be valid; in any other value every key and every string can be content.
+        """
+        if not self.capture:
+            return None
+        try:
+            return self._json(value, is_message)
+        except Exception as exc:  # whatever a caller's object does when it is read, it must not reach the caller
+            self._faults.drop("content that cannot be written as JSON", type(exc).__name__)
+            return None
+
+    def _json(self, value: object, is_message: bool) -> str | None:
+        encoded: bytes | bytearray | None = None
+        if self.redact is not None:
+            copier = Copier(text_length=self.limit_bytes, on_text=self._redacted)
+            value = copier.copy(value, is_message, is_outermost=True)
+            if not copier.has_cut:
+                encoded = encoded_within(value, self.limit_bytes)
+        elif not isinstance(value, str) or len(value) <= self.limit_bytes:
+            try:
+                encoded = encoded_within(value, self.limit_bytes)
+            except (UnicodeEncodeError, OverflowError, TypeError, ValueError):
+                encoded = None  # what is not quite JSON, such as a lone surrogate, becomes so in a copy
+        encoded = encoded or shrink(value, self.limit_bytes, is_message=is_message)
+        if encoded is None:
+            self._faults.drop("content that no limit leaves room for", f"{self.limit_bytes} bytes hold no JSON")
+            return None
+        return encoded.decode()
+
+    def text(self, value: str) -> str | None:
+        """A text that can hold content and is no JSON, such as an exception's message."""
+        if not self.capture:
+            return None
+        return self._cut(value)
+
+    def attribute(self, value: Any) -> Any:
+        """A value that the caller sets as an attribute by hand: redacted, whether content is captured or not."""
+        if isinstance(value, str):
+            return self._cut(value)
+        if self.redact is None or value is None or isinstance(value, int | float):
+            return value
+        # Whatever the span would turn into text must be text here.
+        copier = Copier(text_length=self.limit_bytes, on_text=self._redacted)
+        return shortened(copier.copy(value, is_message=False), self.limit_bytes)
+
+    def _cut(self, text: str) -> str:
+        limit = self.limit_bytes
+        if self.redact is None:
+            return shorten(text, limit)
+        return shorten(changed(text, self._redacted, limit), limit)
+
+    def _redacted(self, text: str) -> str:
+        redact = self.redact
+        if redact is None or not self._patience:
+            return _FAILED
+        started = time.perf_counter()
+        try:
+            result = redact(utf8(text))
+        except Exception as exc:
+            self._faults.drop("text that the redactor failed on", type(exc).__name__)
+            return _FAILED
+        if time.perf_counter() - started > SLOW_CALL:
+            self._note_slow()
+        if isinstance(result, str):
+            return result
+        if result is None:
+            return ""
+        self._faults.drop("text that the redactor failed on", f"it returned {type(result).__name__}")
+        if inspect.iscoroutine(result):
+            result.close()  # or Python says that nobody awaited it
+        return _FAILED
+
+    def _note_slow(self) -> None:
+        if self._patience:
+            self._patience.pop()
+        if not self._patience:
+            reason = f"it took over {SLOW_CALL} s for {SLOW_CALLS} texts, and no more content is recorded"
+            self._faults.drop("content after a slow redactor", reason)
+
+
+CLOSED: Final = Gate(capture=False)
+"""The gate of handles that record nothing."""
+
+
+def checked_redactor(redact: object) -> Redact | None:
+    """The redactor of a set-up, or a clear error if it cannot be one.
+
+    Raises:
+        ConfigurationError: It is no callable, or a coroutine function, which a span's end could not wait for.
+    """
+    if redact is None:
+        return None
+    call = getattr(redact, "__call__", None)  # noqa: B004 - an object may be called through a coroutine method
+    if not callable(redact) or inspect.iscoroutinefunction(redact) or inspect.iscoroutinefunction(call):
+        raise ConfigurationError("redact must be a plain function from a text to a text (or None to drop it)")
+    return cast(Redact, redact)

@@ -1,0 +1,348 @@
+"""Copies of whatever callers hand over, by a walk that looks at a bounded number of values.
+
+It runs on the caller's thread: how long it takes is not up to what somebody's tool returned.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final, cast
+
+import msgspec
+
+from ._messages import (
+    BlobPart,
+    FilePart,
+    Message,
+    ReasoningPart,
+    TextPart,
+    ToolCallPart,
+    ToolCallResponsePart,
+    UriPart,
+)
+
+MAX_CONTENT_BYTES: Final = 2 * 1024 * 1024
+# A walk takes about a microsecond for each value.
+MAX_VALUES: Final = 4_000
+# What a redactor is shown beyond the part of a text that is kept, so that no secret is cut before it is found.
+OVERLAP: Final = 16 * 1024
+TEXT_BYTES: Final = 40
+"""What a text takes at most when it is cut to its marker."""
+_NUMBER_BYTES: Final = 8
+_LONGEST_KEY: Final = 1024
+_SMALLEST_BUFFER: Final = 4096  # a usual message fits in: a second try costs as much as all the rest
+_BUFFER_GROWTH: Final = 16
+# The encoder asks for room before it writes, and for a little more than it needs.
+_SLACK: Final = 64
+
+
+def _hook(value: object) -> object:
+    """What msgspec has no encoding for: the SDKs' models, other mappings, and at last their text."""
+    dump = getattr(value, "model_dump", None)
+    if callable(dump):
+        return dump(mode="json")
+    if isinstance(value, Mapping):
+        return dict(cast("Mapping[Any, Any]", value))
+    return str(value)
+
+
+encoder: Final = msgspec.json.Encoder(enc_hook=_hook)
+
+
+def encoded_within(value: object, limit_bytes: int, guess_bytes: int = _SMALLEST_BUFFER) -> bytearray | None:
+    """The JSON text of a value; None as soon as it gets longer than `limit_bytes`, however much of it is left.
+
+    A buffer with a view on it cannot grow, and that stops the encoder. The first one has `guess_bytes`.
+    """
+    size = guess_bytes
+    while True:
+        size = min(size, limit_bytes)
+        buffer = bytearray(size + _SLACK)
+        with memoryview(buffer):
+            try:
+                encoder.encode_into(value, buffer)
+            except BufferError:
+                is_whole = False
+            else:
+                is_whole = len(buffer) <= size
+        if is_whole:
+            return buffer
+        if size >= limit_bytes:
+            return None
+        size *= _BUFFER_GROWTH
+
+
+class Head(str):
+    """The beginning of a text that is too long to be looked at as a whole; `note` is the marker that tells so."""
+
+    note: str = ""
+
+
+class CutList(list[Any]):
+    """A list whose first or last item is a marker; `total` is how many items there were."""
+
+    total: int = 0
+
+
+class CutDict(dict[str, Any]):
+    """A mapping with a marker; `total` is how many items there were."""
+
+    total: int = 0
+
+
+def head_of(text: str, length: int) -> Head:
+    """The first characters of a text."""
+    head = Head(utf8(text[:length]))
+    head.note = length_note(text)
+    return head
+
+
+def length_note(text: str) -> str:
+    """The marker of a text that is cut."""
+    if isinstance(text, Head):
+        return text.note
+    if text.isascii():
+        return f"…[{len(text)} bytes, truncated]"
+    # Counting the bytes of any other text means encoding it.
+    if len(text) <= MAX_CONTENT_BYTES:
+        return f"…[{len(utf8(text).encode())} bytes, truncated]"
+    return f"…[{len(text)} characters, truncated]"
+
+
+def utf8(text: str) -> str:
+    """The text as UTF-8 can say it: a lone surrogate becomes U+FFFD."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def changed(text: str, on_text: Callable[[str], str] | None, limit: int) -> str:
+    """The text as it may be kept: at most `limit` characters of it, and never half of what `on_text` would replace."""
+    if len(text) > limit and type(text) is not Head:
+        text = head_of(text, limit + OVERLAP)
+    if on_text is None:
+        return text if isinstance(text, Head) else utf8(text)
+    if not isinstance(text, Head):
+        return on_text(text)
+    found = Head(on_text(str(text))[:-OVERLAP])
+    found.note = text.note
+    return found
+
+
+def note_like(item: Any, marker: str) -> object:
+    """The marker in the shape of the items among which it stands: messages, parts and tools, or anything."""
+    if isinstance(item, Message) or (isinstance(item, dict) and "parts" in item):
+        return {"role": "system", "parts": [{"type": "text", "content": marker}]}
+    if isinstance(item, msgspec.Struct) or (isinstance(item, dict) and "type" in item):
+        return {"type": "text", "name": "truncated", "content": marker}
+    return marker
+
+
+# What the conventions' schemas ask for, and what below it is the caller's own again.
+_SCHEMA_KEYS: Final = frozenset(
+    {"role", "parts", "type", "content", "name", "id", "arguments", "response", "modality", "mime_type", "uri"}
+    | {"file_id", "description", "parameters", "is_error"}
+)
+_WORD_KEYS: Final = frozenset({"role", "type", "modality", "mime_type", "id"})
+_TYPE_KEYS: Final = frozenset({"type"})
+_FREE_FORM: Final = frozenset({"arguments", "response", "parameters"})
+_OWN_TYPES: Final = frozenset(
+    {"text", "reasoning", "tool_call", "tool_call_response", "blob", "uri", "file", "function"}
+)
+_WORD: Final = re.compile(r"[A-Za-z0-9_./:+-]{1,64}")
+_LONGEST_WORD: Final = 256
+_OWN_STRUCTS: Final = (
+    Message,
+    TextPart,
+    ReasoningPart,
+    ToolCallPart,
+    ToolCallResponsePart,
+    BlobPart,
+    UriPart,
+    FilePart,
+)
+
+
+class Copier:
+    """Copies values into built-in ones that are the copy's own, as far as its budgets reach.
+
+    A list or mapping has a marker where items of it are left out; long texts become a `Head`.
+
+    Args:
+        values: How many values it may look at.
+        structure_bytes: How long the JSON of all but the texts may be; it can only be estimated.
+        text_length: How many characters of a text are looked at.
+        on_text: Replaces each text, keys of mappings too, except for the words of the conventions.
+    """
+
+    __slots__ = ("_on_text", "_structure_bytes", "_text_length", "_values", "has_cut", "used_bytes")
+
+    def __init__(
+        self,
+        values: int = MAX_VALUES,
+        structure_bytes: int = MAX_CONTENT_BYTES,
+        text_length: int = MAX_CONTENT_BYTES,
+        on_text: Callable[[str], str] | None = None,
+    ) -> None:
+        self._values = values
+        self._structure_bytes = structure_bytes
+        self._text_length = text_length
+        self._on_text = on_text
+        self.used_bytes: int = 0
+        self.has_cut: bool = False
+        """Whether the copy has a `Head` in it."""
+
+    def copy(self, value: Any, is_message: bool, *, is_outermost: bool = False) -> Any:
+        """The copy; `is_message` as for the gate. Of the outermost list the last items stay, of others the first."""
+        self._values -= 1
+        if isinstance(value, str):
+            return self._text(value)
+        if isinstance(value, dict):
+            return self._mapping(cast("dict[Any, Any]", value), is_message)
+        if isinstance(value, list | tuple):
+            return self._list(cast("list[Any]", value), is_message, is_outermost)
+        self.used_bytes += _NUMBER_BYTES
+        if value is None or isinstance(value, float):
+            return value
+        if isinstance(value, int):
+            return value if value.bit_length() <= 63 else self._text(_digits(value))
+        return self._other(value, is_message)
+
+    def _has_room(self) -> bool:
+        return self._values > 0 and self.used_bytes < self._structure_bytes
+
+    def _text(self, text: str) -> str:
+        found = changed(text, self._on_text, self._text_length)
+        if type(found) is Head:
+            self.has_cut = True
+        self.used_bytes += min(len(found), TEXT_BYTES) + 3
+        return found
+
+    def _mapping(self, value: Mapping[Any, Any], is_message: bool) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        self.used_bytes += 2
+        if is_message:
+            self._say(value, found)
+            if len(found) == len(value):
+                return found
+        for key, item in value.items():
+            if is_message and key in _SCHEMA_KEYS:
+                continue
+            if not self._has_room():
+                return self._cut_dict(found, value)
+            found[self._key(key)] = self.copy(item, is_message=False)
+        return found
+
+    def _say(self, value: Mapping[Any, Any], found: dict[str, Any]) -> None:
+        """Copy what the schemas know, whether there is room or not: without it the rest would not be valid."""
+        kind = value.get("type", "text")
+        words = _WORD_KEYS if isinstance(kind, str) and kind in _OWN_TYPES else _TYPE_KEYS
+        for key, item in value.items():
+            if key not in _SCHEMA_KEYS:
+                continue
+            self.used_bytes += len(key) + 4
+            if key in words and isinstance(item, str) and len(item) <= _LONGEST_WORD:
+                self.used_bytes += len(item)
+                is_word = self._on_text is None or _WORD.fullmatch(item)
+                found[key] = utf8(item) if is_word else changed(item, self._on_text, self._text_length)
+            else:
+                found[key] = self.copy(item, key not in _FREE_FORM)
+
+    def _cut_dict(self, found: dict[str, Any], value: Mapping[Any, Any]) -> CutDict:
+        self.used_bytes += TEXT_BYTES
+        cut = CutDict(found)
+        cut.total = value.total if isinstance(value, CutDict) else len(value)
+        cut["truncated"] = f"[{cut.total} items, truncated]"
+        return cut
+
+    def _key(self, key: Any) -> str:
+        if not isinstance(key, str):
+            (key,) = msgspec.to_builtins({key: None}, str_keys=True)
+        found = shorten(changed(key, self._on_text, _LONGEST_KEY), _LONGEST_KEY)
+        self.used_bytes += len(found) + 4
+        return found
+
+    def _list(self, items: list[Any] | tuple[Any, ...], is_message: bool, is_outermost: bool) -> list[Any]:
+        total = items.total if isinstance(items, CutList) else len(items)
+        if isinstance(items, CutList):
+            items = items[1:] if is_outermost else items[:-1]
+        self.used_bytes += 2
+        found: list[Any] = []
+        for item in reversed(items) if is_outermost else items:
+            if not self._has_room():
+                break
+            self.used_bytes += 1
+            found.append(self.copy(item, is_message))
+        if len(found) < total:
+            self.used_bytes += TEXT_BYTES
+            found = CutList(found)
+            found.total = total
+            sample = (items[-1] if is_outermost else items[0]) if is_message and items else None
+            found.append(note_like(sample, f"[{total} items, truncated]"))
+        if is_outermost:
+            found.reverse()
+        return found
+
+    def _other(self, value: Any, is_message: bool) -> Any:
+        if isinstance(value, bytes | bytearray):
+            return self._bytes(value)
+        if isinstance(value, _OWN_STRUCTS):
+            return self._mapping(_fields_of(value), is_message)
+        if isinstance(value, Mapping):
+            return self._mapping(cast("Mapping[Any, Any]", value), is_message)
+        # Sets, data classes, models and so on can only be taken as a whole.
+        if encoded_within(value, MAX_CONTENT_BYTES) is None:
+            return f"[{type(value).__name__}, truncated]"
+        plain = msgspec.to_builtins(value, enc_hook=_hook, str_keys=True, builtin_types=(bytes, bytearray))
+        return self.copy(plain, is_message)
+
+    def _bytes(self, value: bytes | bytearray) -> str:
+        """What bytes say, for a redactor to read: in base64 no secret could be found. Base64, as JSON has it, else."""
+        is_whole = len(value) <= self._text_length
+        head = value if is_whole else value[: self._text_length + OVERLAP]
+        text = None if self._on_text is None else _decoded(head, "strict" if is_whole else "ignore")
+        if text is None:
+            text = base64.b64encode(head).decode("ascii")
+        if not is_whole:
+            text = Head(text)
+            text.note = f"…[{len(value)} bytes, truncated]"
+        return self._text(text)
+
+
+def _decoded(value: bytes | bytearray, errors: str) -> str | None:
+    try:
+        return value.decode("utf-8", errors)
+    except UnicodeDecodeError:
+        return None
+
+
+def _fields_of(value: msgspec.Struct) -> dict[str, Any]:
+    """A struct of ours as it stands on the wire: with its tag, without what has no value."""
+    config = value.__struct_config__
+    named = zip(value.__struct_fields__, msgspec.structs.astuple(value), strict=True)
+    found = {name: item for name, item in named if item is not None or name == "response"}
+    if config.tag_field is not None:
+        found[config.tag_field] = config.tag
+    return found
+
+
+def _digits(value: int) -> str:
+    # Python refuses, or takes minutes, to write an integer of a million digits.
+    return str(value) if value.bit_length() < 10_000 else f"[integer of {value.bit_length()} bits, truncated]"
+
+
+def shorten(text: str, limit_bytes: int) -> str:
+    """The text within `limit_bytes` of UTF-8, with a marker that says how much is missing."""
+    if type(text) is not Head:
+        if len(text) * 4 <= limit_bytes:
+            return text
+        if len(text) <= limit_bytes and len(utf8(text).encode()) <= limit_bytes:
+            return text
+    marker = length_note(text)
+    room = max(limit_bytes - len(marker.encode()), 0)
+    return utf8(text[:room]).encode()[:room].decode("utf-8", "ignore") + marker

@@ -1,0 +1,443 @@
+"""`tool`, `subagent` and `turn` as decorators: what a function is called with and returns, recorded as a span."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping
+from contextlib import suppress
+from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+
+from ._ambient import current_session, start_subagent, start_tool
+from ._children import TaskOwner
+from ._content import Gate
+from ._handle import SpanHandle
+from ._isolated import _Ambience, _stepwise
+from ._messages import Message, TextPart
+from ._session import Session
+from ._spans import SubAgent, Tool, Turn
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_Handle = TypeVar("_Handle", bound=SpanHandle)
+_Agent = TypeVar("_Agent", SubAgent, Turn)
+
+# What a generator yields is held until it ends; beyond this many items it is only passed on.
+_MAX_ITEMS: Final = 10_000
+
+
+class Decorator(Protocol):
+    """What a decorator with options is: it gives a function back with the same signature."""
+
+    def __call__(self, func: Callable[_P, _R], /) -> Callable[_P, _R]:
+        """Trace the function."""
+        ...
+
+
+@overload
+def tool(func: Callable[_P, _R], /) -> Callable[_P, _R]: ...
+@overload
+def tool(
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    tool_type: str | None = "function",
+    hide: Collection[str] = (),
+    attributes: Mapping[str, Any] | None = None,
+) -> Decorator: ...
+def tool(
+    func: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    tool_type: str | None = "function",
+    hide: Collection[str] = (),
+    attributes: Mapping[str, Any] | None = None,
+) -> Any:
+    """Record each call of a function as a tool run, under what is current; bare or with options.
+
+        @ga.tool
+        async def track(id: int) -> str: ...
+
+        @ga.tool(name="search", hide=["api_key"])
+        def search(query: str, api_key: str) -> list[str]: ...
+
+    Takes coroutine functions, plain functions and async generator functions. The arguments are recorded by name,
+    without a method's own object, and the result, or all that a generator yields. What the function raises goes on. The
+    span of a plain function that returns a coroutine, a future or an async generator ends with that.
+
+    Args:
+        func: The function; absent where options are given.
+        name: The tool's name; the function's, if None.
+        description: What the tool does; the first line of the function's docstring, if None.
+        tool_type: As for `Turn.start_tool`.
+        hide: Names of parameters that are not recorded.
+        attributes: Attributes of your own.
+
+    Raises:
+        TypeError: It is no such function. Put the decorator below `staticmethod` and `classmethod`.
+    """
+
+    def decorate(func: Callable[..., Any]) -> Any:
+        said = _Arguments(func, hide)
+        label = name or _name_of(func)
+        text = description if description is not None else _summary_of(func)
+
+        def start(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tool:
+            handle = start_tool(label, description=text, tool_type=tool_type, attributes=attributes)
+            if _keeps_content(handle):
+                handle.record(arguments=said.by_name(args, kwargs))
+            return handle
+
+        return _traced(func, start, _record_result)
+
+    return decorate if func is None else decorate(func)
+
+
+@overload
+def subagent(func: Callable[_P, _R], /) -> Callable[_P, _R]: ...
+@overload
+def subagent(
+    *,
+    name: str | None = None,
+    model: str | None = None,
+    description: str | None = None,
+    message: str | None = None,
+    hide: Collection[str] = (),
+    attributes: Mapping[str, Any] | None = None,
+) -> Decorator: ...
+def subagent(
+    func: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    model: str | None = None,
+    description: str | None = None,
+    message: str | None = None,
+    hide: Collection[str] = (),
+    attributes: Mapping[str, Any] | None = None,
+) -> Any:
+    """Record each call of a function as another agent's run, under what is current; bare or with options.
+
+        @ga.subagent(name="researcher", model="gpt-4o", message="topic")
+        async def research(topic: str, depth: int = 2) -> str: ...
+
+    What the agent is asked is one argument, or all of them by name as JSON; what it answers is the result, or the text
+    that a generator yields. Takes what `tool` takes.
+
+    Args:
+        func: The function; absent where options are given.
+        name: The agent's name; the function's, if None.
+        model: The model that the agent uses.
+        description: What the agent is there for; the first line of the function's docstring, if None.
+        message: The parameter that holds what the agent is asked. None takes all of them, or the only one as it is.
+        hide: Names of parameters that are not recorded.
+        attributes: Attributes of your own.
+
+    Raises:
+        TypeError: It is no such function, or has no parameter named `message`.
+    """
+
+    def decorate(func: Callable[..., Any]) -> Any:
+        said = _Arguments(func, hide, message)
+        label = name or _name_of(func)
+        text = description if description is not None else _summary_of(func)
+
+        def start(args: tuple[Any, ...], kwargs: dict[str, Any]) -> SubAgent:
+            handle = start_subagent(label, model=model, agent_description=text, attributes=attributes)
+            return _record_question(handle, said, args, kwargs)
+
+        return _traced(func, start, _record_answer)
+
+    return decorate if func is None else decorate(func)
+
+
+@overload
+def turn(func: Callable[_P, _R], /) -> Callable[_P, _R]: ...
+@overload
+def turn(
+    *,
+    name: str | None = None,
+    model: str | None = None,
+    message: str | None = None,
+    hide: Collection[str] = (),
+    attributes: Mapping[str, Any] | None = None,
+) -> Decorator: ...
+def turn(
+    func: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    model: str | None = None,
+    message: str | None = None,
+    hide: Collection[str] = (),
+    attributes: Mapping[str, Any] | None = None,
+) -> Any:
+    """Record each call of a function as a turn of the current session; bare or with options.
+
+        @ga.turn(message="question")
+        async def answer(question: str, history: list[str]) -> str: ...
+
+    Outside of any session each call is a conversation of its own. Questions and answers are recorded as by `subagent`;
+    inside, `current_turn()` is this turn. Takes what `tool` takes.
+
+    Args:
+        func: The function; absent where options are given.
+        name: The agent that answers; the session's, or else the function's name, if None.
+        model: The model that it uses; the session's, if None.
+        message: The parameter that holds what the user says. None takes all of them, or the only one as it is.
+        hide: Names of parameters that are not recorded.
+        attributes: Attributes of your own.
+
+    Raises:
+        TypeError: It is no such function, or has no parameter named `message`.
+    """
+
+    def decorate(func: Callable[..., Any]) -> Any:
+        said = _Arguments(func, hide, message)
+        label = _name_of(func)
+
+        def start(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Turn:
+            session = current_session() or Session()
+            agent = name or session.agent_name or label
+            handle = session.start_turn(agent_name=agent, model=model, attributes=attributes)
+            return _record_question(handle, said, args, kwargs)
+
+        return _traced(func, start, _record_answer)
+
+    return decorate if func is None else decorate(func)
+
+
+class _Arguments:
+    """A function's parameters, to name the arguments of its calls."""
+
+    __slots__ = ("_hidden", "_message", "_method", "_names", "_variadic")
+
+    def __init__(self, func: Callable[..., Any], hide: Collection[str], message: str | None = None) -> None:
+        if inspect.isgeneratorfunction(func) or isinstance(func, type | staticmethod | classmethod):
+            raise TypeError("expected a coroutine function, a plain function or an async generator function")
+        parameters = list(inspect.signature(func).parameters.values())
+        if message is not None and message not in {parameter.name for parameter in parameters}:
+            raise TypeError(f"{_name_of(func)} has no parameter {message!r}")
+        self._names = [p.name for p in parameters if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}]
+        self._variadic = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
+        self._hidden = {hide} if isinstance(hide, str) else set(hide)
+        if self._names[:1] in (["self"], ["cls"]):
+            self._hidden.add(self._names[0])
+        self._method = _method_name(func)
+        self._message = message
+
+    def by_name(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments that were passed; a call that doesn't fit the function is its own affair."""
+        named = dict(zip(self._names, args, strict=False))
+        if self._method is not None and args and _is_method_of(args[0], *self._method):
+            named.pop(self._names[0], None)
+        if self._variadic is not None and len(args) > len(self._names):
+            named[self._variadic] = args[len(self._names) :]
+        named.update(kwargs)
+        return {name: value for name, value in named.items() if name not in self._hidden}
+
+    def question(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """What an agent is asked."""
+        named = self.by_name(args, kwargs)
+        if self._message is not None:
+            return named.get(self._message)
+        return next(iter(named.values())) if len(named) == 1 else named or None
+
+
+def _method_name(func: Callable[..., Any]) -> tuple[str, str] | None:
+    """The class that a function was written in and its name there; None outside of classes."""
+    owner, _, name = str(getattr(func, "__qualname__", "")).rpartition(".")
+    return (owner, name) if owner and not owner.endswith("<locals>") else None
+
+
+def _is_method_of(value: Any, owner: str, name: str) -> bool:
+    """Whether this is the object, or the class, that the method is called on, whatever the method calls it."""
+    for kind in (*type(value).__mro__, *(value.__mro__ if isinstance(value, type) else ())):
+        if kind.__qualname__ == owner:
+            return not isinstance(vars(kind).get(name), staticmethod)
+    return False
+
+
+class _Watched(Generic[_Handle]):
+    """An async generator in a span: begun with its first step, ended when it does."""
+
+    __slots__ = ("_body", "_finish", "_handle", "_items", "_start")
+
+    def __init__(
+        self,
+        body: AsyncGenerator[Any, Any],
+        start: Callable[[], _Handle],
+        finish: Callable[[_Handle, Any], object],
+    ) -> None:
+        self._body = body
+        self._start = start
+        self._finish = finish
+        self._handle: _Handle | None = None
+        self._items: list[Any] = []
+
+    async def __anext__(self) -> Any:
+        if self._handle is None:
+            self._handle = self._start().__enter__()
+            if isinstance(self._handle, TaskOwner):
+                # Who runs the steps is the consumer, whom a failing task of the body must not interrupt.
+                self._handle._host = False
+        return await self._step(self._body.__anext__())
+
+    async def asend(self, value: Any) -> Any:
+        return await self._step(self._body.asend(value))
+
+    async def athrow(self, error: BaseException) -> Any:
+        return await self._step(self._body.athrow(error))
+
+    async def aclose(self) -> None:
+        try:
+            await self._body.aclose()
+        except BaseException as exc:
+            await self._end(exc)
+            raise
+        await self._end(GeneratorExit())
+
+    async def _step(self, step: Any) -> Any:
+        try:
+            item = await step
+        except StopAsyncIteration:
+            await self._end(None)
+            raise
+        except BaseException as exc:
+            await self._end(exc)
+            raise
+        if len(self._items) < _MAX_ITEMS and self._handle is not None and _keeps_content(self._handle):
+            self._items.append(item)
+        return item
+
+    async def _end(self, error: BaseException | None) -> None:
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            if self._items:
+                is_text = all(isinstance(item, str) for item in self._items)
+                self._finish(handle, "".join(self._items) if is_text else self._items)
+            await handle.__aexit__(None, error, None)
+
+
+def _traced(
+    func: Callable[..., Any],
+    start: Callable[[tuple[Any, ...], dict[str, Any]], _Handle],
+    finish: Callable[[_Handle, Any], object],
+) -> Callable[..., Any]:
+    if inspect.isasyncgenfunction(func):
+
+        @functools.wraps(func)
+        def generator(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+            watched = _Watched(func(*args, **kwargs), functools.partial(start, args, kwargs), finish)
+            return _stepwise(cast("AsyncGenerator[Any, Any]", watched), _Ambience())
+
+        return generator
+    if inspect.iscoroutinefunction(func):
+
+        @functools.wraps(func)
+        async def coroutine(*args: Any, **kwargs: Any) -> Any:
+            async with start(args, kwargs) as handle:
+                result = await func(*args, **kwargs)
+                finish(handle, result)
+            return result
+
+        return coroutine
+
+    @functools.wraps(func)
+    def plain(*args: Any, **kwargs: Any) -> Any:
+        handle = start(args, kwargs).__enter__()
+        try:
+            result = func(*args, **kwargs)
+        except BaseException as exc:
+            handle.__exit__(type(exc), exc, exc.__traceback__)
+            raise
+        handle._leave()
+        return _settled(handle, result, finish)
+
+    return plain
+
+
+def _settled(handle: _Handle, result: Any, finish: Callable[[_Handle, Any], object]) -> Any:
+    """What a plain function returned; where that is work that is still to be done, the span ends with the work."""
+    if inspect.iscoroutine(result):
+        return _awaited(handle, result, finish)
+    if inspect.isasyncgen(result):
+        return _stepwise(cast("AsyncGenerator[Any, Any]", _Watched(result, lambda: handle, finish)), _Ambience())
+    # A task or future, which its caller may cancel and look at, stays what it is.
+    on_done = getattr(cast(object, result), "add_done_callback", None)
+    if callable(on_done):
+        with suppress(Exception):
+            on_done(functools.partial(_end_with, handle, finish))
+            return result
+    elif not inspect.isawaitable(result):
+        finish(handle, result)
+    handle.end()
+    return result
+
+
+async def _awaited(handle: _Handle, work: Coroutine[Any, Any, Any], finish: Callable[[_Handle, Any], object]) -> Any:
+    async with handle:
+        result = await work
+        finish(handle, result)
+    return result
+
+
+def _end_with(handle: _Handle, finish: Callable[[_Handle, Any], object], future: Any) -> None:
+    try:
+        result = future.result()
+    except BaseException as exc:  # the future's, and its caller's to handle: here it is only looked at
+        handle.end(error=exc)
+    else:
+        finish(handle, result)
+        handle.end()
+
+
+def _record_result(handle: Tool, result: Any) -> None:
+    handle.result = result
+
+
+def _record_question(handle: _Agent, said: _Arguments, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Agent:
+    if _keeps_content(handle):
+        question = said.question(args, kwargs)
+        if question is not None:
+            handle.record(input_messages=_messages(handle, question, "user"))
+    return handle
+
+
+def _record_answer(handle: SubAgent | Turn, answer: Any) -> None:
+    if answer is not None and _keeps_content(handle):
+        handle.record(output_messages=_messages(handle, answer, "assistant"))
+
+
+def _messages(handle: SpanHandle, value: Any, role: str) -> Any:
+    """Messages as they are, anything else as the text of one."""
+    items = cast("list[Any]", value) if isinstance(value, list) else []
+    if items and all(map(_is_message, items)):
+        return items
+    if _is_message(value):
+        return [value]
+    text = value if isinstance(value, str) else _gate_of(handle).json(cast(object, value), is_message=False)
+    return [Message(role, (TextPart(text or ""),))]
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, Message) or (isinstance(value, dict) and "role" in value)
+
+
+def _keeps_content(handle: SpanHandle) -> bool:
+    return handle.is_recording and _gate_of(handle).capture
+
+
+def _gate_of(handle: SpanHandle) -> Gate:
+    return handle._gate
+
+
+def _name_of(func: Callable[..., Any]) -> str:
+    return cast(str, getattr(func, "__name__", None) or type(func).__name__)
+
+
+def _summary_of(func: Callable[..., Any]) -> str | None:
+    text = inspect.getdoc(func)
+    return text.partition("\n")[0].strip() or None if text else None

@@ -1,0 +1,132 @@
+"""A session as a server sees it: one request or connection, in which turns begin and end when the server says so."""
+
+from __future__ import annotations
+
+from opentelemetry.context import Context, attach, get_current
+from opentelemetry.trace import Span
+
+from .._loop import whoever_runs
+from ._outcome import ABANDONED
+from ._runtime import current_runtime
+from ._scope import Scope, context_with, current_context, hold, leave, release, span_of
+from ._session import Session
+from ._spans import Turn
+
+__all__ = ["ABANDONED", "Exchange", "note_fault"]
+
+
+class Exchange:
+    """Makes a session and its turns current for an application and all the tasks it starts.
+
+    A server's messages are sent and received in tasks of the framework's choice, and what one task makes current is
+    not seen by its siblings. So they all share one scope, made before the application runs, and it is the scope that
+    says which turn is going on. When the turn has ended, what still runs is linked to it: a background task belongs to
+    the conversation, but no longer to the turn.
+    """
+
+    __slots__ = ("_held", "_scope", "_span", "latest", "session", "turn")
+
+    def __init__(self, session: Session) -> None:
+        outer = current_context()
+        self._scope = Scope(session, None, outer)
+        self._span = span_of(outer)
+        self._held: Scope | None = None
+        self.session = session
+        self.turn: Turn | None = None
+        self.latest: Turn | None = None
+
+    @property
+    def outer(self) -> Context:
+        """The OTel Context that the server or an outer middleware runs in."""
+        return self._scope.outer
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether somebody outside has a span here already."""
+        return self._span is not None and self._span.get_span_context().is_valid
+
+    def come_from(self, remote: Span | None) -> None:
+        """Take the caller's span as what turns are linked to.
+
+        It is not made current: an instrumentation inside does that, or nobody.
+        """
+        self.session._origin = self._scope.link = remote
+
+    def enter(self) -> None:
+        """Hold the session for the running task and those it starts from now on."""
+        self._scope.entered_by = whoever_runs()
+        self._held = hold(self._scope)
+        attach(context_with(self._scope.outer, self._scope, self._span))
+        self.session._note_host(None)
+
+    def begin_turn(self, *, owns_tasks: bool) -> Turn:
+        """Start a turn and make it current: fully in the running task, for our own spans in all the others, too.
+
+        Args:
+            owns_tasks: Whether `Turn.start_soon` may be used: `join` waits for such tasks.
+        """
+        turn = self.turn = self.latest = self.session.start_turn()
+        if owns_tasks:
+            turn._note_host(None)
+        self._scope.handle = turn
+        self._scope.link = None
+        attach(context_with(get_current(), self._scope, turn.span))
+        return turn
+
+    @property
+    def has_tasks(self) -> bool:
+        """Whether there are tasks of the session or the turn that have to be waited for."""
+        return self.session._children is not None or self.turn_has_tasks
+
+    @property
+    def turn_has_tasks(self) -> bool:
+        """Whether the turn has started tasks, which end before it does."""
+        return self.turn is not None and self.turn._children is not None
+
+    @property
+    def is_working(self) -> bool:
+        """Whether other spans than the turn's are open in the session."""
+        return any(handle is not self.turn for handle in self.session._open.copy())
+
+    def end_turn(self, error: BaseException | str | None = None, end_ns: int | None = None) -> None:
+        """End the turn that is going on, if there is one."""
+        turn, self.turn = self.turn, None
+        if turn is None:
+            return
+        turn._host = None
+        self._scope.link = turn.span
+        self._scope.handle = None
+        here = get_current()
+        if span_of(here) is turn.span:
+            # Only in the running task; elsewhere other people's spans go on under a turn that has ended.
+            attach(context_with(here, self._scope, self._span))
+        turn.end(error=error, end_time=end_ns)
+
+    async def join(self, error: BaseException | None) -> None:
+        """Wait for the tasks of the turn and of the session.
+
+        Raises:
+            BaseExceptionGroup: One of them failed.
+        """
+        try:
+            if self.turn is not None:
+                await self.turn._join(error)
+        finally:
+            await self.session._join(error)
+
+    def leave(self) -> None:
+        """Restore what was current before, and end what nobody else will end."""
+        release(self._scope, self._held)
+        leave(self._scope)
+        self.session._host = None
+        # What stands in somebody's `with` block, in a task that outlives the request, is ended by that block.
+        for handle in reversed(self.session._open.copy()):
+            if not handle.is_held:
+                handle.end()
+
+
+def note_fault(kind: str, text: str) -> None:
+    """Count something odd in the current set-up, if there is one."""
+    runtime = current_runtime()
+    if runtime is not None:
+        runtime.faults.note(kind, text)

@@ -1,0 +1,321 @@
+"""What callers may record, as data: a field's attribute, and the check that its value must pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, NamedTuple, TypedDict, cast
+from urllib.parse import urlsplit
+
+from . import _semconv as sc
+from ._chat import (
+    InstructionsLike,
+    MessagesLike,
+    ToolsLike,
+    decoded,
+    to_input_messages,
+    to_instructions,
+    to_output_messages,
+    to_tool_definitions,
+)
+from ._faults import FieldError
+from ._messages import Usage
+
+Check = Callable[[Any], Any]
+
+
+class Field(NamedTuple):
+    """One recordable value: its attribute's name and the check that turns what callers give into what is recorded.
+
+    `is_content` sends the value through the content gate. If it `is_message` besides, it has one of the conventions'
+    shapes, was copied by its check and waits for the span's end; any other content is the caller's own object and is
+    written at once, because the caller may go on changing it. A check raises `FieldError` for what
+    cannot be recorded, and returns None for what the conventions leave out.
+    """
+
+    key: str
+    check: Check
+    is_content: bool = False
+    is_message: bool = False
+    plain: type | None = None
+
+
+def text(value: Any) -> str:
+    """A string."""
+    if not isinstance(value, str):
+        raise FieldError(f"expected a string, not {type(value).__name__}")
+    return value
+
+
+def count(value: Any) -> int:
+    """An integer that isn't negative."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise FieldError(f"expected an integer, not {type(value).__name__}")
+    if value < 0:
+        raise FieldError("expected an integer that isn't negative")
+    return value
+
+
+def integer(value: Any) -> int:
+    """An integer of either sign."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise FieldError(f"expected an integer, not {type(value).__name__}")
+    return value
+
+
+def number(value: Any) -> float:
+    """A finite number, as the double that the conventions ask for."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise FieldError(f"expected a number, not {type(value).__name__}")
+    if not math.isfinite(value):
+        raise FieldError("expected a finite number")
+    return float(value)
+
+
+def texts(value: Any) -> list[str]:
+    """Strings in order; a single string is a list of one."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, Iterable):
+        raise FieldError(f"expected strings, not {type(value).__name__}")
+    return [text(item) for item in cast("Iterable[Any]", value)]
+
+
+def only_true(value: Any) -> bool | None:
+    """A flag that the conventions want only when it is set."""
+    if not isinstance(value, bool):
+        raise FieldError(f"expected a bool, not {type(value).__name__}")
+    return value or None
+
+
+def choices(value: Any) -> int | None:
+    """A number of choices, left out when it is the usual one."""
+    return None if count(value) == 1 else value
+
+
+def tool_value(value: Any) -> Any:
+    """A tool's arguments or result; JSON text of an object or array is taken as the value that it means."""
+    return decoded(value) if isinstance(value, str) and value[:1] in {"{", "["} else value
+
+
+SYSTEM_INSTRUCTIONS: Final = Field(sc.SYSTEM_INSTRUCTIONS, to_instructions, is_content=True, is_message=True)
+INPUT_MESSAGES: Final = Field(sc.INPUT_MESSAGES, to_input_messages, is_content=True, is_message=True)
+OUTPUT_MESSAGES: Final = Field(sc.OUTPUT_MESSAGES, to_output_messages, is_content=True, is_message=True)
+
+_CONTENT: Final[dict[str, Field]] = {
+    "system_instructions": SYSTEM_INSTRUCTIONS,
+    "input_messages": INPUT_MESSAGES,
+    "output_messages": OUTPUT_MESSAGES,
+    "tool_definitions": Field(sc.TOOL_DEFINITIONS, to_tool_definitions, is_content=True, is_message=True),
+}
+
+_SHARED_OPTIONS: Final[dict[str, Field]] = {
+    "model": Field(sc.REQUEST_MODEL, text, plain=str),
+    "max_tokens": Field(sc.REQUEST_MAX_TOKENS, count),
+    "temperature": Field(sc.REQUEST_TEMPERATURE, number),
+    "top_p": Field(sc.REQUEST_TOP_P, number),
+    "stop_sequences": Field(sc.REQUEST_STOP_SEQUENCES, texts),
+    "frequency_penalty": Field(sc.REQUEST_FREQUENCY_PENALTY, number),
+    "presence_penalty": Field(sc.REQUEST_PRESENCE_PENALTY, number),
+    "choice_count": Field(sc.REQUEST_CHOICE_COUNT, choices),
+    "seed": Field(sc.REQUEST_SEED, integer, plain=int),
+    "output_type": Field(sc.OUTPUT_TYPE, text, plain=str),
+    "finish_reasons": Field(sc.RESPONSE_FINISH_REASONS, texts),
+}
+
+_REMOTE: Final[dict[str, Field]] = {
+    "provider_name": Field(sc.PROVIDER, text, plain=str),
+    "server_address": Field(sc.SERVER_ADDRESS, text, plain=str),
+    "server_port": Field(sc.SERVER_PORT, count),
+    "previous_response_id": Field(sc.REQUEST_PREVIOUS_RESPONSE_ID, text, plain=str),
+}
+
+AGENT_FIELDS: Final[dict[str, Field]] = {**_CONTENT, **_SHARED_OPTIONS}
+
+REMOTE_AGENT_FIELDS: Final[dict[str, Field]] = {
+    **AGENT_FIELDS,
+    **_REMOTE,
+    "agent_id": Field(sc.AGENT_ID, text, plain=str),
+    "agent_version": Field(sc.AGENT_VERSION, text, plain=str),
+}
+
+LLM_FIELDS: Final[dict[str, Field]] = {
+    **_CONTENT,
+    **_SHARED_OPTIONS,
+    **_REMOTE,
+    "top_k": Field(sc.REQUEST_TOP_K, count),
+    "stream": Field(sc.REQUEST_STREAM, only_true),
+    "reasoning_level": Field(sc.REQUEST_REASONING_LEVEL, text, plain=str),
+    "prompt_name": Field(sc.PROMPT_NAME, text, plain=str),
+    "prompt_version": Field(sc.PROMPT_VERSION, text, plain=str),
+    "compacted": Field(sc.CONVERSATION_COMPACTED, only_true),
+    "response_id": Field(sc.RESPONSE_ID, text, plain=str),
+    "response_model": Field(sc.RESPONSE_MODEL, text, plain=str),
+    "time_to_first_chunk": Field(sc.RESPONSE_TIME_TO_FIRST_CHUNK, number),
+}
+
+TOOL_FIELDS: Final[dict[str, Field]] = {
+    "call_id": Field(sc.TOOL_CALL_ID, text, plain=str),
+    "tool_type": Field(sc.TOOL_TYPE, text, plain=str),
+    "description": Field(sc.TOOL_DESCRIPTION, text, plain=str),
+    "arguments": Field(sc.TOOL_CALL_ARGUMENTS, tool_value, is_content=True),
+    "result": Field(sc.TOOL_CALL_RESULT, tool_value, is_content=True),
+}
+
+USAGE_KEYS: Final = (
+    sc.USAGE_INPUT_TOKENS,
+    sc.USAGE_OUTPUT_TOKENS,
+    sc.USAGE_REASONING_TOKENS,
+    sc.USAGE_CACHE_READ_TOKENS,
+    sc.USAGE_CACHE_WRITE_TOKENS,
+    sc.USAGE_TEXT_INPUT_TOKENS,
+    sc.USAGE_IMAGE_INPUT_TOKENS,
+    sc.USAGE_AUDIO_INPUT_TOKENS,
+    sc.USAGE_TEXT_OUTPUT_TOKENS,
+    sc.USAGE_IMAGE_OUTPUT_TOKENS,
+    sc.USAGE_AUDIO_OUTPUT_TOKENS,
+    sc.USAGE_TEXT_CACHE_READ_TOKENS,
+    sc.USAGE_IMAGE_CACHE_READ_TOKENS,
+    sc.USAGE_AUDIO_CACHE_READ_TOKENS,
+)
+"""The attributes of `Usage`, in the order of its fields."""
+
+
+def to_usage(value: Any) -> Usage:
+    """Usage from `Usage`, or from the usage object or dict of the OpenAI and Anthropic APIs.
+
+    Anthropic counts cached input apart; the conventions' `input_tokens` includes it, so it is added here.
+    """
+    if isinstance(value, Usage):
+        return value
+    dump = getattr(value, "model_dump", None)
+    given = dump() if callable(dump) else value
+    if not isinstance(given, Mapping):
+        raise FieldError(f"expected Usage or a mapping, not {type(value).__name__}")
+    found = cast("Mapping[str, Any]", given)
+    if "cache_read_input_tokens" in found or "cache_creation_input_tokens" in found:
+        return _anthropic_usage(found)
+    if any(name in found for name in ("prompt_tokens", "completion_tokens", *_DETAILS)):
+        return _openai_usage(found)
+    if found.keys().isdisjoint(Usage.__struct_fields__):
+        raise FieldError("there are no token counts in it")
+    return Usage(**{name: found.get(name) for name in Usage.__struct_fields__})
+
+
+_DETAILS: Final = ("input_tokens_details", "output_tokens_details")
+
+
+def _anthropic_usage(found: Mapping[str, Any]) -> Usage:
+    read, written = found.get("cache_read_input_tokens"), found.get("cache_creation_input_tokens")
+    fresh = found.get("input_tokens")
+    total = None if fresh is None else fresh + (read or 0) + (written or 0)
+    return Usage(total, found.get("output_tokens"), cache_read_tokens=read, cache_write_tokens=written)
+
+
+def _openai_usage(found: Mapping[str, Any]) -> Usage:
+    received: Mapping[str, Any] = found.get("prompt_tokens_details") or found.get("input_tokens_details") or {}
+    sent: Mapping[str, Any] = found.get("completion_tokens_details") or found.get("output_tokens_details") or {}
+    return Usage(
+        found.get("prompt_tokens", found.get("input_tokens")),
+        found.get("completion_tokens", found.get("output_tokens")),
+        reasoning_tokens=sent.get("reasoning_tokens"),
+        cache_read_tokens=received.get("cached_tokens"),
+        text_input_tokens=received.get("text_tokens"),
+        image_input_tokens=received.get("image_tokens"),
+        audio_input_tokens=received.get("audio_tokens"),
+        text_output_tokens=sent.get("text_tokens"),
+        image_output_tokens=sent.get("image_tokens"),
+        audio_output_tokens=sent.get("audio_tokens"),
+    )
+
+
+def remote_fields(remote: Any) -> dict[str, Any]:
+    """What `remote=` of a sub-agent says of the service: True, its address or URL, or a mapping of fields."""
+    if remote is True:
+        return {}
+    if isinstance(remote, Mapping):
+        return dict(cast("Mapping[str, Any]", remote))
+    parts = urlsplit(text(remote) if "//" in text(remote) else f"//{remote}")
+    port = parts.port or {"https": 443, "http": 80}.get(parts.scheme)
+    return {"server_address": parts.hostname, "server_port": port}
+
+
+class AgentFields(TypedDict, total=False):
+    """What `Turn.record` and `SubAgent.record` take; None means "not given"."""
+
+    input_messages: MessagesLike | None
+    output_messages: MessagesLike | None
+    system_instructions: InstructionsLike | None
+    tool_definitions: ToolsLike | None
+    usage: Usage | Mapping[str, Any] | None
+    finish_reasons: Iterable[str] | None
+    model: str | None
+    max_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    stop_sequences: Iterable[str] | None
+    frequency_penalty: float | None
+    presence_penalty: float | None
+    choice_count: int | None
+    seed: int | None
+    output_type: str | None
+
+
+class SubAgentFields(AgentFields, total=False):
+    """What `SubAgent.record` takes besides; recorded only when the agent is a remote one."""
+
+    provider_name: str | None
+    server_address: str | None
+    server_port: int | None
+    previous_response_id: str | None
+    agent_id: str | None
+    agent_version: str | None
+
+
+class RequestOptions(TypedDict, total=False):
+    """The options of a model request that `start_llm` takes; None means "not given"."""
+
+    max_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    stop_sequences: Iterable[str] | None
+    frequency_penalty: float | None
+    presence_penalty: float | None
+    choice_count: int | None
+    seed: int | None
+    output_type: str | None
+    stream: bool | None
+    reasoning_level: str | None
+    previous_response_id: str | None
+    prompt_name: str | None
+    prompt_version: str | None
+    compacted: bool | None
+
+
+class LLMFields(RequestOptions, total=False):
+    """What `LLM.record` takes; None means "not given"."""
+
+    model: str | None
+    provider_name: str | None
+    server_address: str | None
+    server_port: int | None
+    input_messages: MessagesLike | None
+    output_messages: MessagesLike | None
+    system_instructions: InstructionsLike | None
+    tool_definitions: ToolsLike | None
+    usage: Usage | Mapping[str, Any] | None
+    response_id: str | None
+    response_model: str | None
+    finish_reasons: Iterable[str] | None
+    time_to_first_chunk: float | None
+
+
+class ToolFields(TypedDict, total=False):
+    """What `Tool.record` takes; None means "not given", except for `result`, where it is a result."""
+
+    arguments: Any
+    result: Any
+    call_id: str | None
+    tool_type: str | None
+    description: str | None

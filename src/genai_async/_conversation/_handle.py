@@ -1,0 +1,481 @@
+"""The life of a span, owned in one place: started, entered, recorded on, left, ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
+
+from msgspec.structs import astuple
+from opentelemetry.context import Context
+from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind, Status, StatusCode, format_span_id, format_trace_id
+
+from .._loop import still_runs
+from . import _semconv as sc
+from ._carrier import write_carrier
+from ._clock import Time, to_ns
+from ._content import Gate
+from ._faults import FieldError
+from ._fields import USAGE_KEYS, Field
+from ._messages import Usage
+from ._outcome import Outcome, message_of, outcome_of, stack_of, type_name
+from ._runtime import Runtime
+from ._scope import Scope, context_with, current_context, enter, leave_one, span_of
+
+if TYPE_CHECKING:
+    from ._session import Session
+
+
+_RECORDED_IN: Final = "__genai_async_recorded_in__"
+# What a span belongs to and is decides how backends group it.
+_IDENTITY: Final = frozenset({sc.CONVERSATION_ID, sc.OPERATION})
+_LONGEST_NAME: Final = 64
+
+
+class SpanHandle:
+    """A started span. `with` or `async with` makes it current and ends it; `end()` ends it by hand.
+
+    A handle works from any task, thread or callback: what it needs was taken when its span started. Without a set-up
+    it does nothing, at next to no cost.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_attributes",
+        "_base",
+        "_content",
+        "_context",
+        "_first",
+        "_gate",
+        "_last",
+        "_once",
+        "_outcome",
+        "_parent",
+        "_runtime",
+        "_scopes",
+        "_session",
+        "_span",
+        "is_ended",
+    )
+
+    _fields: ClassVar[Mapping[str, Field]]
+    # What owns tasks has to be found without a set-up, too: the tasks are the program's, not the tracing's.
+    _owns_tasks: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        runtime: Runtime | None,
+        session: Session | None,
+        parent: SpanHandle | None,
+        base: Context | None,
+        gate: Gate,
+    ) -> None:
+        self._runtime = runtime
+        self._session = session
+        self._parent = parent
+        self._base = base
+        self._gate = gate
+        self._span: Span = INVALID_SPAN
+        self._context: Context | None = None
+        self._attributes: dict[str, Any] | None = None
+        self._scopes: list[Scope] | None = None
+        self._once = True
+        self.is_ended: bool = False
+        """Whether the span has ended, by whomever."""
+        if runtime is None:
+            return  # what follows is only ever looked at for a span that exists
+        self._content: dict[str, tuple[Any, ...]] = {}
+        self._outcome: Outcome | None = None
+        self._first = self._last = runtime.delivery.position
+        if session is not None:
+            session.adopt(self)
+
+    def _start(
+        self,
+        operation: str,
+        subject_key: str,
+        known: Iterable[tuple[str, Any]],
+        *,
+        own: Mapping[str, Any] | None = None,
+        kind: SpanKind = SpanKind.INTERNAL,
+        start_time: Time | None = None,
+        link: Span | None = None,
+    ) -> None:
+        """Start the span with the attributes that samplers look at; only ever called with a set-up.
+
+        Args:
+            operation: The operation's name, the first word of the span's.
+            subject_key: The attribute whose value is the second word, where it is given (conventions, span names).
+            known: The attributes whose values are known now; wrong ones are dropped.
+            own: The caller's own attributes.
+            kind: The span's kind.
+            start_time: When it started.
+            link: The span to link to.
+        """
+        runtime = cast(Runtime, self._runtime)
+        attributes = self._checked_start(operation, known, own)
+        subject = attributes.get(subject_key)
+        name = f"{operation} {subject}" if isinstance(subject, str) else operation
+        if link is None and self._parent is not None:
+            link = self._parent._link_onward()
+        links = [Link(link.get_span_context())] if link is not None and link.get_span_context().is_valid else None
+        start_ns = None if start_time is None else self._time(start_time)
+        try:
+            self._span = runtime.tracer.start_span(name, self._base, kind, attributes, links, start_ns)
+        except Exception as exc:  # the provider, its samplers and processors are other people's
+            runtime.faults.drop("a span that its provider could not start", type(exc).__name__)
+            return
+        if self._span.is_recording():
+            self._attributes = {}
+
+    def _link_onward(self) -> Span | None:
+        """What spans started here are linked to; nothing, where they are children."""
+        return None
+
+    def _checked_start(
+        self, operation: str, known: Iterable[tuple[str, Any]], own: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        attributes: dict[str, Any] = {sc.OPERATION: operation}
+        session = self._session
+        if session is not None:
+            attributes[sc.CONVERSATION_ID] = session.session_id
+            if session.attributes is not None:
+                attributes.update(self._own(session.attributes))
+        is_open = self._gate.redact is None
+        for key, value in known:
+            if value is None:
+                continue
+            if isinstance(value, str):
+                # Of an enumeration's words, too, the text is the value.
+                word = value if type(value) is str else str.__str__(value)
+                if word:
+                    attributes[key] = word if is_open else self._gate.attribute(word)
+            elif key == sc.SERVER_PORT and type(value) is int:
+                attributes[key] = value
+            else:
+                self._drop(key, FieldError(f"expected a string, not {type(value).__name__}"))
+        if own is not None:
+            attributes.update(self._own(own))
+        return attributes
+
+    def _own(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        gate = self._gate
+        found: dict[str, Any] = {}
+        try:
+            for key, value in dict(attributes).items():
+                if key in _IDENTITY:
+                    self._drop("an attribute of the library's own", FieldError(f"{key} is not the caller's to set"))
+                elif isinstance(key, str):
+                    found[key if gate.redact is None else gate.attribute(key)] = gate.attribute(value)
+        except Exception as exc:
+            self._drop("attributes that cannot be read", exc)
+            return {}
+        return found
+
+    @property
+    def span(self) -> Span:
+        """The OTel span; a non-recording one if nothing is set up."""
+        return self._span
+
+    @property
+    def context(self) -> Context:
+        """An OTel Context with this span current, for code that takes a `context=`."""
+        if self._context is None:
+            base = current_context() if self._base is None else self._base
+            self._context = context_with(base, Scope(self._session, self, base), self._span)
+        return self._context
+
+    def carrier(self, *, baggage: bool = False) -> dict[str, str]:
+        """This span as W3C headers, for work that goes on in another process (`Session.from_carrier`).
+
+        Args:
+            baggage: Whether the conversation's id goes along, for every host on the way to see.
+        """
+        return write_carrier(self.context, self.conversation_id if baggage else None)
+
+    @property
+    def conversation_id(self) -> str | None:
+        """The id of the conversation that this belongs to; None without a session."""
+        return None if self._session is None else self._session.session_id
+
+    @property
+    def trace_id(self) -> str:
+        """The trace's id as 32 hex digits; zeros if nothing is set up."""
+        return format_trace_id(self._span.get_span_context().trace_id)
+
+    @property
+    def span_id(self) -> str:
+        """The span's id as 16 hex digits; zeros if nothing is set up."""
+        return format_span_id(self._span.get_span_context().span_id)
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether what is recorded now will be seen: the span is sampled and has not ended."""
+        return self._attributes is not None and not self.is_ended
+
+    @property
+    def is_entered(self) -> bool:
+        """Whether a `with` block of this span is open."""
+        return bool(self._scopes)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether somebody who still runs is inside a `with` block of this span."""
+        return any(still_runs(scope.entered_by) for scope in self._scopes or ())
+
+    def set_attributes(self, attributes: Mapping[str, Any]) -> Self:
+        """Set attributes of your own on the span; strings go through the redactor."""
+        if self._may_record("attributes"):
+            try:
+                self._span.set_attributes(self._own(attributes))
+            except Exception as exc:
+                self._drop("attributes that cannot be set", exc)
+        return self
+
+    def record_error(self, error: BaseException | str) -> Self:
+        """Mark the span as failed and go on; the last error recorded decides its status.
+
+        Args:
+            error: The exception, or a word for `error.type` of which there are only a few; a longer text is a
+                message, and content.
+        """
+        if self._may_record("an error"):
+            self._note(error)
+        return self
+
+    def end(self, *, error: BaseException | str | None = None, end_time: Time | None = None) -> None:
+        """End the span; a second call does nothing.
+
+        Args:
+            error: What the work failed with, as for `record_error`.
+            end_time: When it ended; now, if None.
+        """
+        try:
+            # A slot can be deleted once, whoever else is ending this span in another thread or a finalizer.
+            del self._once
+        except AttributeError:
+            return
+        try:
+            if self._attributes is not None:
+                self._finish(self._attributes, error, end_time)
+        finally:
+            self.is_ended = True
+            if self._session is not None:
+                self._session.release(self)
+            # The context holds this handle and the outcome a traceback that may: without them, what has ended is freed
+            # at once instead of waiting for the garbage collector. A context that is asked for later is made again.
+            self._context = self._outcome = None
+
+    async def delivered(self, timeout: float | None = None) -> bool:
+        """Wait until this span and those under it that have ended were delivered, or dropped and counted.
+
+        Args:
+            timeout: The most seconds to wait; None waits as long as it takes.
+
+        Returns:
+            False if the time ran out first.
+        """
+        if self._runtime is None or self._last == self._first:
+            return True
+        return await self._runtime.delivery.settled(self._first, self._last, timeout)
+
+    def __enter__(self) -> Self:
+        if self._runtime is not None or self._owns_tasks:
+            span = self._span if self._runtime is not None else span_of(current_context())
+            scope, context = enter(self._session, self, span)
+            if self._scopes is None:
+                self._scopes = [scope]
+                # What is started under this handle from elsewhere goes where it was entered first.
+                self._context = self._context or context
+            else:
+                self._scopes.append(scope)
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._leave()
+        self.end(error=exc)
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.__exit__(exc_type, exc, traceback)
+
+    def __repr__(self) -> str:
+        state = "ended" if self.is_ended else "open"
+        return f"<{type(self).__name__} {self.span_id} of conversation {self.conversation_id} {state}>"
+
+    def __del__(self) -> None:
+        # Nobody holds it, so nobody can end it any more.
+        if not getattr(self, "is_ended", True):
+            self.end(error=GeneratorExit())
+
+    def _leave(self) -> None:
+        if self._scopes:
+            leave_one(self._scopes)
+
+    def _may_record(self, what: str) -> bool:
+        if self._attributes is None:
+            return False
+        if not self.is_ended:
+            return True
+        cast(Runtime, self._runtime).faults.drop(f"{what} recorded after the span's end", type(self).__name__)
+        return False
+
+    def _drop(self, kind: str, exc: Exception) -> None:
+        # Our own checks tell only of types; what other code raises may repeat the value that it choked on.
+        reason = str(exc) if isinstance(exc, FieldError) else type(exc).__name__
+        cast(Runtime, self._runtime).faults.drop(kind, reason)
+
+    def _record(self, fields: Mapping[str, Any]) -> None:
+        attributes = self._attributes
+        if attributes is None or (self.is_ended and not self._may_record("fields")):
+            return
+        known, is_redacted = self._fields, self._gate.redact is not None
+        for name, value in fields.items():
+            if value is None:
+                continue
+            field = known.get(name)
+            if field is None:
+                self._put_unknown(name, value)
+            elif type(value) is field.plain and not is_redacted:
+                attributes[field.key] = value
+            else:
+                self._put_checked(name, field, value)
+
+    def _put(self, name: str, value: Any) -> None:
+        if self._attributes is not None:
+            self._put_checked(name, self._fields[name], value)
+
+    def _put_checked(self, name: str, field: Field, value: Any) -> None:
+        gate = self._gate
+        try:
+            if not field.is_content:
+                checked = field.check(value if gate.redact is None else gate.attribute(value))
+            elif not gate.capture:
+                return
+            elif field.is_message:
+                self._content[field.key] = field.check(value)
+                return
+            else:
+                checked = gate.json(field.check(value), is_message=False)
+        except Exception as exc:
+            self._drop(f"{type(self).__name__}.{name}", exc)
+            return
+        if checked is not None and self._attributes is not None:
+            self._attributes[field.key] = checked
+
+    def _put_unknown(self, name: str, value: Any) -> None:
+        # One kind for all names: they are the caller's, and there may be any number of them.
+        is_word = isinstance(name, str) and len(name) <= _LONGEST_NAME and name.isidentifier()
+        what = f"there is no {name!r}" if is_word else "there is none of its name"
+        cast(Runtime, self._runtime).faults.drop(f"{type(self).__name__}: an unknown field", what)
+
+    def _put_usage(self, usage: Usage, *, totals_only: bool) -> None:
+        attributes = self._attributes
+        if attributes is None:
+            return
+        for key, value in zip(USAGE_KEYS[:2] if totals_only else USAGE_KEYS, astuple(usage), strict=False):
+            if value is None:
+                continue
+            if type(value) is int and value >= 0:
+                attributes[key] = value
+            else:
+                self._drop(key, FieldError("expected an integer that isn't negative"))
+
+    def _note(self, error: BaseException | str) -> None:
+        if not isinstance(error, BaseException | str):
+            self._drop("an error", FieldError(f"expected an exception or a word, not {type(error).__name__}"))
+        outcome = outcome_of(error)
+        if outcome.is_withdrawn and not cast(Runtime, self._runtime).cancellation_is_error:
+            return
+        self._outcome = outcome
+        if outcome.exception is not None and self._is_new(outcome.exception):
+            self._add_exception(outcome.exception)
+
+    def _is_new(self, error: BaseException) -> bool:
+        """Whether no span of this trace has recorded the exception: it belongs to the innermost that it came out of.
+
+        Noted on the exception itself: its `id` is soon another's, and holding it would hold its frames.
+        """
+        trace_id = self._span.get_span_context().trace_id
+        noted = vars(error)
+        if noted.get(_RECORDED_IN) == trace_id:
+            return False
+        noted[_RECORDED_IN] = trace_id
+        return True
+
+    def _add_exception(self, error: BaseException) -> None:
+        gate = self._gate
+        event = {
+            "exception.type": type_name(error),
+            "exception.message": gate.text(message_of(error)),
+            "exception.stacktrace": gate.text(stack_of(error)),
+        }
+        try:
+            self._span.add_event("exception", {key: value for key, value in event.items() if value is not None})
+        except Exception as exc:
+            self._drop("an exception event", exc)
+
+    def _finish(self, attributes: dict[str, Any], error: BaseException | str | None, end_time: Time | None) -> None:
+        runtime = cast(Runtime, self._runtime)
+        end_ns = None if end_time is None else self._end_ns(end_time)
+        try:
+            try:
+                if error is not None:
+                    self._note(error)
+                self._complete(attributes)
+                self._write(attributes)
+            finally:
+                # Whatever interrupts the writing, Ctrl-C in a redactor too, the span ends and is counted.
+                self._span.end(end_ns)
+        except Exception as exc:  # the provider's own and its processors' faults stay theirs
+            runtime.faults.drop("a span that its provider could not end", type(exc).__name__)
+        self._content = {}
+        position = runtime.delivery.position
+        handle: SpanHandle | None = self
+        while handle is not None:
+            handle._last = position
+            handle = handle._parent
+
+    def _complete(self, attributes: dict[str, Any]) -> None:
+        """Add what a kind of span knows only when it ends."""
+
+    def _write(self, attributes: dict[str, Any]) -> None:
+        if self._content:
+            for key, value in self._content.items():
+                encoded = self._gate.json(value)
+                if encoded is not None:
+                    attributes[key] = encoded
+        if self._outcome is not None:
+            self._write_outcome(self._outcome, attributes)
+        if self._session is not None:
+            # Once more and last: where a span has too many attributes, the oldest ones go.
+            attributes[sc.CONVERSATION_ID] = self._session.session_id
+        self._span.set_attributes(attributes)
+
+    def _write_outcome(self, outcome: Outcome, attributes: dict[str, Any]) -> None:
+        attributes[sc.ERROR_TYPE] = outcome.error_type
+        message = outcome.text if outcome.exception is None else message_of(outcome.exception)
+        if message is not None:
+            message = self._gate.text(message)
+        self._span.set_status(Status(StatusCode.ERROR, message or None))
+
+    def _time(self, value: Time) -> int | None:
+        try:
+            return to_ns(value)
+        except FieldError as exc:
+            self._drop("a time", exc)
+            return None
+
+    def _end_ns(self, value: Time) -> int | None:
+        end_ns = self._time(value)
+        started_ns = getattr(self._span, "start_time", None)
+        if end_ns is not None and isinstance(started_ns, int) and end_ns < started_ns:
+            self._drop("a time", FieldError("the end lies before the start"))
+            return started_ns
+        return end_ns

@@ -1,0 +1,92 @@
+"""`isolated`: a function whose ambient state is its own, also while it is suspended over a `yield`."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Any, ParamSpec, TypeVar, cast, overload
+
+from opentelemetry.context import Context, attach, get_current
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_Sent = TypeVar("_Sent")
+
+
+class _Ambience:
+    """The body's own OTel Context, put in place around each of its steps, in the task that takes the step."""
+
+    __slots__ = ("_context", "_outer")
+
+    def __init__(self) -> None:
+        self._context = get_current()
+        self._outer: Context | None = None
+
+    def __enter__(self) -> None:
+        self._outer = get_current()
+        attach(self._context)
+
+    def __exit__(self, *_: object) -> None:
+        self._context = get_current()
+        attach(cast(Context, self._outer))
+
+
+@overload
+def isolated(func: Callable[_P, AsyncGenerator[_T, _Sent]]) -> Callable[_P, AsyncGenerator[_T, _Sent]]: ...
+@overload
+def isolated(func: Callable[_P, AsyncIterator[_T]]) -> Callable[_P, AsyncIterator[_T]]: ...
+@overload
+def isolated(func: Callable[_P, Awaitable[_T]]) -> Callable[_P, Awaitable[_T]]: ...
+def isolated(func: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep what an async generator (or coroutine) function makes current to itself.
+
+    The body starts with what is current where the function is called, sees what it enters itself over every `yield`,
+    and the consumer never does; interleaved streams don't see each other. Every step runs in the consumer's own task,
+    so that cancel scopes, `asyncio.timeout` and task groups inside the body work as without it.
+
+        @isolated
+        async def answer(session, question):
+            async with session.start_turn(question) as turn:
+                async for piece in ...:
+                    yield piece
+
+    Raises:
+        TypeError: `func` is neither an async generator function nor a coroutine function.
+    """
+    if inspect.isasyncgenfunction(func):
+
+        @functools.wraps(func)
+        def generator(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+            return _stepwise(func(*args, **kwargs), _Ambience())
+
+        return generator
+    if not inspect.iscoroutinefunction(func):
+        raise TypeError("isolated takes an async generator function or a coroutine function")
+
+    @functools.wraps(func)
+    async def coroutine(*args: Any, **kwargs: Any) -> Any:
+        with _Ambience():
+            return await func(*args, **kwargs)
+
+    return coroutine
+
+
+async def _stepwise(body: AsyncGenerator[Any, Any], ambience: _Ambience) -> AsyncGenerator[Any, Any]:
+    # A native generator, so that the event loop finalizes it when it is dropped: it comes before the body then, which
+    # it holds, and closes it in its own ambience.
+    resume: Callable[[], Awaitable[Any]] = functools.partial(anext, body)
+    while True:
+        try:
+            with ambience:
+                item = await resume()
+        except StopAsyncIteration:
+            return
+        try:
+            resume = functools.partial(body.asend, (yield item))
+        except GeneratorExit:
+            with ambience:
+                await body.aclose()
+            raise
+        except BaseException as exc:  # thrown in by the consumer: the body's to handle, or to let out again
+            resume = functools.partial(body.athrow, exc)

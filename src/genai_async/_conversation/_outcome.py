@@ -1,0 +1,88 @@
+"""How a span ended, told from what came out of its block: failed, cancelled, timed out or abandoned."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Final, NamedTuple, cast
+
+from .._loop import is_cancellation, is_overdue, is_timeout
+
+CANCELLED: Final = "cancelled"
+TIMEOUT: Final = "timeout"
+ABANDONED: Final = "abandoned"
+MAX_WORD: Final = 100
+OTHER: Final = "_OTHER"  # the conventions' word where there is none
+
+
+class Outcome(NamedTuple):
+    """`error_type` is what stands in `error.type`; `exception` is None where nothing was raised by the work itself.
+
+    `text` is a message that was given instead of an exception.
+    """
+
+    error_type: str
+    exception: BaseException | None
+    text: str | None = None
+
+    @property
+    def is_withdrawn(self) -> bool:
+        """Whether the caller gave the work up, which by option is no error."""
+        return self.error_type in {CANCELLED, ABANDONED}
+
+
+def outcome_of(error: BaseException | str) -> Outcome:
+    """Classify what ended a span early.
+
+    A cancellation whose deadline has passed is a time-out; this sees the deadlines of anyio and trio scopes, while
+    `asyncio.timeout` around the block tells nobody until it is left. A group of one is what it holds. A word is
+    taken as the error type itself, a longer text as a message.
+    """
+    if isinstance(error, str):
+        # More than a word is what somebody would read, and as a type it would be a new one each time.
+        is_word = len(error) <= MAX_WORD and error.split() == [error]
+        return Outcome(error, None) if is_word else Outcome(OTHER, None, error)
+    if not isinstance(error, BaseException):
+        return Outcome(OTHER, None)
+    error = _alone(error)
+    if is_cancellation(error):
+        return Outcome(TIMEOUT if is_overdue(error) else CANCELLED, None)
+    if isinstance(error, GeneratorExit):
+        return Outcome(ABANDONED, None)
+    return Outcome(TIMEOUT if is_timeout(error) else type_name(error), error)
+
+
+def _alone(error: BaseException) -> BaseException:
+    """What a group of one holds; anything else as it is."""
+    while len(members := _members(error)) == 1:
+        error = members[0]
+    return error
+
+
+def _members(error: BaseException) -> tuple[BaseException, ...]:
+    if isinstance(error, BaseExceptionGroup):
+        return cast("BaseExceptionGroup[BaseException]", error).exceptions
+    return ()
+
+
+def type_name(error: BaseException) -> str:
+    """The canonical name of an exception's type: qualified, except for Python's own."""
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def message_of(error: BaseException) -> str:
+    """The exception's message; some exceptions cannot be shown."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
+def stack_of(error: BaseException) -> str:
+    """Where the exception came from, outermost call first.
+
+    Without the source lines that `traceback` adds: it reads them from files, on the caller's thread.
+    """
+    frames = traceback.walk_tb(error.__traceback__)
+    calls = [f'  File "{frame.f_code.co_filename}", line {line}, in {frame.f_code.co_name}' for frame, line in frames]
+    return "\n".join(["Traceback (most recent call last):", *calls, f"{type_name(error)}: {message_of(error)}"])

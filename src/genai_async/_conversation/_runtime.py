@@ -1,0 +1,63 @@
+"""The current set-up as this room sees it. Nothing set up: None, and every call is a silent no-op."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Protocol
+
+from opentelemetry.trace import Tracer
+
+from ._content import Gate
+from ._faults import Faults
+
+
+class Delivery(Protocol):
+    """What a handle needs of whatever sends spans on, to say when its own have arrived."""
+
+    @property
+    def position(self) -> int:
+        """The number of spans that have ended so far."""
+        ...
+
+    def settled(self, first: int, last: int, timeout: float | None) -> Awaitable[bool]:
+        """Wait until the spans after `first` up to `last` were delivered or dropped; False on time-out."""
+        ...
+
+
+class Runtime:
+    """One set-up: where spans are made, what of their content is kept, and who delivers them."""
+
+    __slots__ = ("cancellation_is_error", "delivery", "faults", "gate", "tracer")
+
+    def __init__(
+        self, tracer: Tracer, gate: Gate, faults: Faults, *, delivery: Delivery, cancellation_is_error: bool
+    ) -> None:
+        self.tracer: Tracer = tracer
+        self.gate: Gate = gate
+        self.faults: Faults = faults
+        self.delivery: Delivery = delivery
+        self.cancellation_is_error: bool = cancellation_is_error
+
+
+_set_ups: list[Runtime] = []
+_current: Runtime | None = None
+
+
+def current_runtime() -> Runtime | None:
+    """The newest set-up that is still there."""
+    return _current
+
+
+def install(runtime: Runtime) -> None:
+    """Make this the current set-up until it is uninstalled or a newer one comes."""
+    global _current  # noqa: PLW0603  # one set-up for the process is what the API promises
+    _set_ups.append(runtime)
+    _current = runtime
+
+
+def uninstall(runtime: Runtime) -> None:
+    """Take this set-up out, in whatever order; the newest of those left is current again."""
+    global _current  # noqa: PLW0603
+    if runtime in _set_ups:
+        _set_ups.remove(runtime)
+    _current = _set_ups[-1] if _set_ups else None

@@ -1,0 +1,286 @@
+"""A session: one conversation, and everything that happens in it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from opentelemetry.context import Context
+from opentelemetry.trace import Span
+
+from ._carrier import Origin, read_carrier, write_carrier
+from ._chat import InstructionsLike, MessagesLike
+from ._children import Children, TaskOwner
+from ._clock import Time
+from ._content import CLOSED, Gate
+from ._faults import FieldError
+from ._handle import SpanHandle
+from ._ids import new_conversation_id
+from ._runtime import Runtime, current_runtime
+from ._scope import NOWHERE, Scope, context_with, current_context, enter, has_ended, leave_one, linked_from, span_of
+from ._spans import Turn
+
+
+class Session(TaskOwner):
+    """A conversation: the turns, and all that they do, carry its id. It is no span itself.
+
+    Many turns of a session may run at once, in any tasks and threads, and many sessions beside and inside each other.
+
+        async with Session(agent_name="support-bot", model="gpt-4o") as session:
+            async with session.start_turn("Where is my parcel?") as turn: ...
+
+        session = Session(session_id=request.headers["x-session-id"])   # by hand: end it by hand
+        turn = session.start_turn("And now?")
+        session.end()
+
+    Args:
+        session_id: The conversation's id; a fresh UUIDv7, if None.
+        agent_name: The agent that answers, unless a turn names another.
+        model: The model that it uses, unless a turn or call names another.
+        agent_id: The id of a hosted agent.
+        agent_description: What the agent is there for.
+        agent_version: The agent's version.
+        attributes: Attributes of your own for every span of the conversation.
+        capture_content: Whether what is said is recorded; as set up, if None.
+        continue_trace: Whether turns are nested in the span that is current when they start, instead of being the
+            root of a trace of their own that is linked to it.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_agent_name",
+        "_children",
+        "_context",
+        "_gate",
+        "_gate_runtime",
+        "_host",
+        "_model",
+        "_open",
+        "_origin",
+        "_scopes",
+        "_session_id",
+        "agent_description",
+        "agent_id",
+        "agent_version",
+        "attributes",
+        "capture_content",
+        "continue_trace",
+        "is_ended",
+    )
+
+    def __init__(
+        self,
+        *,
+        session_id: str | None = None,
+        agent_name: str = "",
+        model: str = "",
+        agent_id: str = "",
+        agent_description: str = "",
+        agent_version: str = "",
+        attributes: Mapping[str, Any] | None = None,
+        capture_content: bool | None = None,
+        continue_trace: bool = False,
+    ) -> None:
+        self._session_id = _checked_id(session_id)
+        self._agent_name = agent_name
+        self._model = model
+        self.agent_id: str = agent_id
+        self.agent_description: str = agent_description
+        self.agent_version: str = agent_version
+        self.attributes: Mapping[str, Any] | None = attributes
+        self.capture_content: bool | None = capture_content
+        self.continue_trace: bool = continue_trace
+        self._gate: Gate | None = None
+        self._gate_runtime: Runtime | None = None
+        self._context: Context | None = None
+        # In the order in which they started, so that the innermost come last.
+        self._open: dict[SpanHandle, None] = {}
+        self._scopes: list[Scope] = []
+        self._origin: Span | None = None
+        self.is_ended: bool = False
+        """Whether the session was left or `end` was called."""
+        self._children: Children | None = None
+        self._host: Any = None
+
+    @classmethod
+    def create(cls, **options: Any) -> Self:
+        """The same as calling the class."""
+        return cls(**options)
+
+    @classmethod
+    def from_carrier(cls, carrier: Mapping[str, str], **options: Any) -> Self:
+        """Go on with a conversation that came from another process.
+
+        Its turns are linked to the span that the carrier names, or continue its trace under `continue_trace=True`.
+        What the carrier does not tell, or cannot, is ignored and counted: the session then is a fresh one.
+
+        Args:
+            carrier: What `carrier(baggage=True)` gave there, or the headers of a request.
+            options: As for `Session`; a `session_id` here wins.
+        """
+        origin = _read(carrier)
+        options.setdefault("session_id", origin.conversation_id)
+        session = cls(**options)
+        session._origin = origin.span
+        return session
+
+    def carrier(self, *, baggage: bool = False) -> dict[str, str]:
+        """The session as W3C headers: the span that is current in it, and the conversation's id if asked for.
+
+        Args:
+            baggage: Whether the conversation's id goes along, for every host on the way to see.
+        """
+        return write_carrier(current_context(), self._session_id if baggage else None)
+
+    @property
+    def session_id(self) -> str:
+        """The conversation's id, on every span as `gen_ai.conversation.id`."""
+        return self._session_id
+
+    @property
+    def agent_name(self) -> str:
+        """The agent that answers, unless a turn names another."""
+        return self._agent_name
+
+    @property
+    def model(self) -> str:
+        """The model that the agent uses, unless a turn or call names another."""
+        return self._model
+
+    @property
+    def context(self) -> Context:
+        """An OTel Context in which this session is current, for code that takes a `context=`."""
+        if self._context is None:
+            base = current_context()
+            self._context = context_with(base, Scope(self, None, NOWHERE), span_of(base))
+        return self._context
+
+    def start_turn(
+        self,
+        user_message: str | None = None,
+        *,
+        input_messages: MessagesLike | None = None,
+        system_instructions: InstructionsLike | None = None,
+        agent_name: str | None = None,
+        model: str | None = None,
+        agent_id: str | None = None,
+        agent_description: str | None = None,
+        agent_version: str | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        start_time: Time | None = None,
+        parent: Mapping[str, str] | None = None,
+    ) -> Turn:
+        """Start a turn: the root span of a trace of its own, linked to the span that is current.
+
+        Args:
+            user_message: What the user says.
+            input_messages: What the agent is given, instead of or before the user's message.
+            system_instructions: What the agent is told apart from the messages.
+            agent_name: The agent that answers; the session's, if None.
+            model: The one model that it uses; the session's, if None.
+            agent_id: Kept for agents that a service hosts; the conventions want no id on an in-process agent.
+            agent_description: What the agent is there for; the session's, if None.
+            agent_version: As `agent_id`.
+            attributes: Attributes of your own.
+            start_time: When it started; now, if None.
+            parent: A carrier from another process, whose span stands for the one that is current.
+        """
+        runtime = current_runtime()
+        if runtime is None:
+            return Turn(None, self, None, None, CLOSED)
+        context = current_context()
+        current = (None if parent is None else _read(parent).span) or self._origin or span_of(context)
+        base = self._turn_base(context, current)
+        turn = Turn(runtime, self, None, base, self.gate_for(runtime))
+        agent = (
+            self._agent_name if agent_name is None else agent_name,
+            self._model if model is None else model,
+            self.agent_description if agent_description is None else agent_description,
+        )
+        given = {"input_messages": input_messages, "system_instructions": system_instructions}
+        link = (current or linked_from(context)) if span_of(base) is None else None
+        turn._begin_turn(agent, user_message, given, attributes, start_time, link)
+        return turn
+
+    def end(self) -> None:
+        """End the session and what is still open under it, innermost first; a second call does nothing."""
+        self._end_open(spare_held=False)
+
+    def _end_open(self, *, spare_held: bool) -> None:
+        self.is_ended = True
+        for handle in reversed(list(self._open)):
+            if not (spare_held and handle.is_held):
+                handle.end()
+
+    def adopt(self, handle: SpanHandle) -> None:
+        """Note a span that was started in this session, so that `end` finds it."""
+        self._open[handle] = None
+
+    def release(self, handle: SpanHandle) -> None:
+        """Forget a span that has ended."""
+        self._open.pop(handle, None)
+
+    def __enter__(self) -> Self:
+        if self.is_ended:
+            # One that is kept between requests is entered for each of them.
+            self.is_ended, self._children = False, None
+        self._scopes.append(enter(self, None, span_of(current_context()))[0])
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._scopes:
+            leave_one(self._scopes)
+        if not self._scopes:
+            # What a background task stands in goes on and ends with its own block.
+            self._end_open(spare_held=True)
+
+    async def __aenter__(self) -> Self:
+        self._note_host(sys._getframe(1))
+        return self.__enter__()
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self._join(exc)
+        finally:
+            self.__exit__(None, None, None)
+
+    def __repr__(self) -> str:
+        return f"<Session {self._session_id} {'ended' if self.is_ended else 'open'}>"
+
+    def _ambient_parts(self) -> tuple[Session, None, Span | None]:
+        return self, None, span_of(current_context())
+
+    def gate_for(self, runtime: Runtime) -> Gate:
+        """The content gate of this session under a set-up."""
+        if self._gate is None or self._gate_runtime is not runtime:
+            self._gate = runtime.gate.overridden(self.capture_content)
+            self._gate_runtime = runtime
+        return self._gate
+
+    def _turn_base(self, context: Context, current: Span | None) -> Context:
+        """The context that a turn's span starts in: with a span in it only where the trace is to be continued."""
+        may_nest = self.continue_trace is True and current is not None and not has_ended(current)
+        return context_with(context, Scope(self, None, NOWHERE), current if may_nest else None)
+
+
+def _checked_id(given: object) -> str:
+    if isinstance(given, str) and given:
+        return given
+    # A database's integer key is an id as good as any; anything else cannot name a conversation.
+    return str(given) if isinstance(given, int) and not isinstance(given, bool) else new_conversation_id()
+
+
+def _read(carrier: object) -> Origin:
+    try:
+        return read_carrier(carrier)
+    except FieldError as exc:
+        runtime = current_runtime()
+        if runtime is not None:
+            runtime.faults.drop("a carrier", exc)
+        return Origin(None, None)

@@ -1,0 +1,100 @@
+"""A streamed model response, passed through untouched and timed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterable, AsyncIterator
+from inspect import isawaitable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+if TYPE_CHECKING:
+    from ._spans import LLM
+
+_Chunk = TypeVar("_Chunk")
+
+
+class Stream(Generic[_Chunk]):
+    """Passes the chunks of a response through and records when they came.
+
+    The model call ends when the stream does: completed, failed, cancelled, closed early or abandoned, each told apart.
+    Inside the call's own `with` block it is that block which ends the span, so that what only the end of the stream
+    tells, such as usage, can still be recorded. Chunks are pulled in the consumer's task.
+
+        async for chunk in llm.stream(response):
+            llm.output(chunk.text)
+
+        async with llm.stream(response) as chunks:   # closes the response, however the block is left
+            async for chunk in chunks: ...
+    """
+
+    __slots__ = ("_chunks", "_ended", "_is_first", "_llm", "_source")
+
+    def __init__(self, llm: LLM, source: AsyncIterable[_Chunk]) -> None:
+        self._ended = False
+        self._llm = llm
+        self._source = source
+        self._chunks: AsyncIterator[_Chunk] | None = None
+        self._is_first = True
+        llm.record(stream=True)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> _Chunk:
+        if self._chunks is None:
+            self._chunks = aiter(self._source)
+        try:
+            chunk = await anext(self._chunks)
+        except StopAsyncIteration:
+            self._end(None)
+            raise
+        except BaseException as exc:
+            self._end(exc)
+            raise
+        self._note_chunk()
+        return chunk
+
+    async def aclose(self) -> None:
+        """Stop early: close the response and end the call as abandoned, unless it has ended."""
+        self._end(GeneratorExit())
+        # The iterator first: it may be a generator over the response, with clean-up of its own.
+        for closable in (self._chunks, self._source):
+            close: Any = getattr(closable, "aclose", None) or getattr(closable, "close", None)
+            closing = close() if close is not None else None
+            if isawaitable(closing):
+                await closing
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if exc is not None:
+            self._end(exc)
+        await self.aclose()
+
+    def __del__(self) -> None:
+        # Started and then dropped: nobody will read the rest.
+        if not self._ended:
+            self._end(GeneratorExit())
+
+    def _note_chunk(self) -> None:
+        if self._is_first:
+            self._is_first = False
+            # From the request on, and that went out when the call's span started.
+            started_ns = getattr(self._llm.span, "start_time", None)
+            if started_ns is not None:
+                self._llm.record(time_to_first_chunk=max(time.time_ns() - started_ns, 0) / 1e9)
+
+    def _end(self, error: BaseException | None) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        if not self._llm.is_entered:
+            self._llm.end(error=error)
+        elif isinstance(error, GeneratorExit):
+            self._llm.note_cut()
+        elif error is not None:
+            self._llm.record_error(error)

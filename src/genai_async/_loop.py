@@ -1,0 +1,316 @@
+"""What anyio has no way for: naming the running task, calling into a loop without waiting, and a
+task that belongs to an object instead of a block. asyncio's and trio's own APIs are used here only.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import weakref
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, TypeAlias, cast
+
+import anyio
+
+TaskId: TypeAlias = object
+
+
+def _known(module: str, name: str) -> Any | None:
+    # Importing asyncio or trio costs milliseconds; where nobody has, no task of it runs and nothing of it was raised.
+    # The same holds while another thread is in the middle of importing it (httpx does), when parts are missing.
+    return getattr(sys.modules.get(module), name, None)
+
+
+_asyncio_current: Callable[[], Any] | None = None
+
+
+def _asyncio_task() -> Any | None:
+    global _asyncio_current  # noqa: PLW0603  # looked up once: this runs for each span that is entered
+    if _asyncio_current is None:
+        _asyncio_current = _known("asyncio", "current_task")
+        if _asyncio_current is None:
+            return None
+    try:
+        return _asyncio_current()
+    except RuntimeError:
+        return None
+
+
+def _trio_task() -> Any | None:
+    is_inside = _known("trio.lowlevel", "in_trio_task")
+    if is_inside is None or not is_inside():
+        return None
+    return sys.modules["trio.lowlevel"].current_task()
+
+
+def current_task() -> Any | None:
+    """The running asyncio or trio task, or None in plain threads and loop callbacks."""
+    return _asyncio_task() or _trio_task()
+
+
+def whoever_runs() -> object:
+    """The running task, or the thread where no loop runs: equal while that goes on, and it keeps nothing alive.
+
+    A callback of a loop is nobody: it is gone when it returns, and what it starts can only inherit from it.
+    """
+    task = _asyncio_task()
+    if task is None:
+        task = _trio_task()
+    if task is not None:
+        return weakref.ref(task)
+    return object() if _is_in_asyncio() else threading.get_ident()
+
+
+def still_runs(who: object) -> bool:
+    """Whether a task or thread that `whoever_runs` named may still come back; a callback does not."""
+    if isinstance(who, weakref.ref):
+        task = cast("weakref.ref[Any]", who)()
+        is_done = getattr(task, "done", None)
+        return task is not None and not (is_done is not None and is_done())
+    return isinstance(who, int)
+
+
+def _is_in_asyncio() -> bool:
+    running = _known("asyncio", "_get_running_loop")
+    return running is not None and running() is not None
+
+
+def is_cancellation(exc: BaseException) -> bool:
+    """Whether asyncio or trio raised this to cancel a task."""
+    return isinstance(exc, (_known("asyncio", "CancelledError") or (), _known("trio", "Cancelled") or ()))
+
+
+def is_timeout(exc: BaseException) -> bool:
+    """Whether this says that something took too long."""
+    return isinstance(exc, (TimeoutError, _known("trio", "TooSlowError") or ()))
+
+
+def is_overdue(cancellation: BaseException | None) -> bool:
+    """Whether it was a deadline that cancelled: trio names the source, anyio the reason.
+
+    The effective deadline cannot tell: it is minus infinity once a scope is cancelled, for whatever reason.
+    """
+    seen: set[int] = set()
+    waiting = [cancellation]
+    while waiting:
+        exc = waiting.pop()
+        if exc is None or id(exc) in seen:
+            continue
+        seen.add(id(exc))
+        if isinstance(exc, BaseExceptionGroup):
+            waiting += cast("BaseExceptionGroup[BaseException]", exc).exceptions
+        elif is_cancellation(exc):
+            if getattr(exc, "source", None) == "deadline" or "deadline exceeded" in str(exc):
+                return True
+            # On trio, anyio's task group raises a new cancellation that is caused by a group of the ones it had.
+            waiting.append(exc.__cause__)
+    return False
+
+
+class Loop:
+    """The event loop that runs in this thread, held so that any thread may call into it."""
+
+    __slots__ = ("_native", "_thread")
+
+    def __init__(self) -> None:
+        self._native: Any = anyio.lowlevel.current_token().native_token
+        self._thread = threading.get_ident()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the calling thread is the one that runs this loop."""
+        return threading.get_ident() == self._thread
+
+    def call_soon(self, func: Callable[..., object], *args: object) -> bool:
+        """Run `func` on the loop soon, from any thread and without waiting; False if the loop is gone."""
+        # A trio token knows `run_sync_soon`, an asyncio loop `call_soon_threadsafe`. Both raise once
+        # their loop has been closed: trio RunFinishedError (a RuntimeError), asyncio RuntimeError.
+        call = getattr(self._native, "run_sync_soon", None) or self._native.call_soon_threadsafe
+        try:
+            call(func, *args)
+        except RuntimeError:
+            return False
+        return True
+
+
+class Signal:
+    """An event that any thread may set and that tasks of any loop may await.
+
+    `anyio.Event` belongs to one loop, `threading.Event` blocks it; delivery crosses both.
+    """
+
+    __slots__ = ("_is_set", "_waiters")
+
+    def __init__(self) -> None:
+        self._is_set = False
+        # Each waiter puts itself in and takes itself out, in single steps of the list: whatever interrupts `set`, a
+        # finalizer or a signal's handler that raises, nobody is forgotten. The next `set` wakes who is still there.
+        self._waiters: list[Callable[[], object]] = []
+
+    def is_set(self) -> bool:
+        """Whether `set` was called since the last `clear`."""
+        return self._is_set
+
+    def set(self) -> None:
+        """Wake every waiter, in whatever loop or thread it is; idempotent."""
+        self._is_set = True
+        for wake in tuple(self._waiters):
+            wake()
+
+    def clear(self) -> None:
+        """Make later waits wait again."""
+        self._is_set = False
+
+    async def wait(self) -> None:
+        """Wait until the signal is set, in any anyio task."""
+        event = anyio.Event()
+        loop = Loop()
+        self._waiters.append(wake := lambda: loop.call_soon(event.set))
+        try:
+            if not self._is_set:
+                await event.wait()
+        finally:
+            self._forget(wake)
+
+    def wait_blocking(self, timeout: float | None) -> bool:
+        """Wait in a plain thread for `timeout` seconds at most; whether the signal was set."""
+        event = threading.Event()
+        self._waiters.append(event.set)
+        try:
+            return self._is_set or event.wait(timeout)
+        finally:
+            self._forget(event.set)
+
+    def _forget(self, wake: Callable[[], object]) -> None:
+        with suppress(ValueError):
+            self._waiters.remove(wake)
+
+
+def spawn(func: Callable[[], Awaitable[None]], end: Callable[[], object], name: str) -> Any:
+    """Start `func` as a task that no block owns and return it: the caller keeps it and waits for its end.
+
+    `end` is called when the task has ended, also one that was cancelled before its first step. `func` must not raise.
+    The task is not inside the caller's cancel scopes, so its owner passes cancellation on.
+    """
+    if _trio_task() is not None:
+        import trio
+
+        async def run() -> None:
+            try:
+                await func()
+            finally:
+                end()
+
+        return trio.lowlevel.spawn_system_task(run, name=name)
+    import asyncio
+
+    task = asyncio.get_running_loop().create_task(cast(Any, func()), name=name)
+    task.add_done_callback(lambda _: end())
+    return task
+
+
+def block_of() -> Any:
+    """Note the running task as the one that runs a block: for `Host`, should something have to interrupt it."""
+    task = _asyncio_task()
+    if task is not None:
+        return task
+    task = _trio_task()
+    return None if task is None else (task, _nesting(task))
+
+
+def _nesting(task: Any) -> object:
+    # How deep a trio task is in cancel scopes has no public name. Where the private one is gone nothing is interrupted,
+    # and what would have been comes out at the block's end.
+    return getattr(task, "_cancel_status", None)
+
+
+class Host:
+    """The task that runs a block, for a supervisor beside it that may have to interrupt the block.
+
+    An asyncio task is cancelled, as `asyncio.TaskGroup` does to its host. trio has no such thing: there it takes a
+    cancel scope in the block itself. It is entered as late as the first need, and only where the task stands in no
+    scope that is younger than the block, since scopes must be left in the order in which they were entered.
+    """
+
+    __slots__ = ("_depth", "_has_interrupted", "_scope", "_task")
+
+    def __init__(self, block: Any) -> None:
+        self._has_interrupted = False
+        self._scope: anyio.CancelScope | None = None
+        task, depth = cast("tuple[Any, object]", block) if isinstance(block, tuple) else (block, None)
+        self._task: Any = task
+        self._depth: object = depth
+        if self._depth is not None and self._is_at(self._depth):
+            self._scope = anyio.CancelScope()
+            self._scope.__enter__()
+            self._depth = _nesting(self._task)
+
+    def interrupt(self) -> None:
+        """Cancel what the block is waiting for."""
+        if self._scope is not None:
+            self._scope.cancel()
+        elif self._depth is None:
+            self._has_interrupted = bool(self._task.cancel())
+
+    def settle(self, error: BaseException | None) -> None:
+        """Take the interruption back, at the block's end."""
+        if self._has_interrupted:
+            self._has_interrupted = False
+            self._task.uncancel()
+        if self._scope is None:
+            return
+        if not self._is_at(self._depth):
+            # A block around another one was left first: its scope waits until it is the innermost.
+            _late.setdefault(self._task, []).append(self)
+            return
+        self._leave(error)
+        late = _late.get(self._task, [])
+        while (host := next((host for host in late if host._is_at(host._depth)), None)) is not None:
+            late.remove(host)
+            host._leave(None)
+
+    def _leave(self, error: BaseException | None) -> None:
+        scope, self._scope = cast(anyio.CancelScope, self._scope), None
+        scope.__exit__(None if error is None else type(error), error, None if error is None else error.__traceback__)
+
+    def _is_at(self, depth: object) -> bool:
+        return _trio_task() is self._task and _nesting(self._task) is depth
+
+
+_late: weakref.WeakKeyDictionary[Any, list[Host]] = weakref.WeakKeyDictionary()
+
+
+async def load_backend() -> None:
+    """Have anyio load what it needs for the running loop in another thread; the first time that takes some 20 ms."""
+    if _asyncio_task() is None or "anyio._backends._asyncio" in sys.modules:
+        return
+    import asyncio
+
+    await asyncio.get_running_loop().run_in_executor(None, anyio.run, _nothing)
+
+
+async def _nothing() -> None:
+    pass
+
+
+def run_inline(func: Callable[[], Awaitable[object]]) -> None:
+    """Run `func` in a new loop in this thread that never needs another thread, not even to look up a host.
+
+    While the interpreter exits, threads can no longer be started nor work handed to executors.
+    """
+    import asyncio
+
+    class InlineLoop(asyncio.SelectorEventLoop):
+        def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
+            future = self.create_future()
+            try:
+                future.set_result(func(*args))
+            except Exception as exc:
+                future.set_exception(exc)
+            return future
+
+    async def main() -> None:
+        await func()
+
+    anyio.run(main, backend_options={"loop_factory": InlineLoop})

@@ -1,0 +1,221 @@
+"""`python -m genai_async replay`: files of spans to a collector, by way of an exporter."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import anyio
+
+from ._demo._progress import Progress
+from ._errors import ConfigurationError
+from .export import ExportConfig, Exporter, ExportStats
+from .export._spool import parse
+
+_MAX_LINE_BYTES = 64 * 2**20
+_MAX_QUEUE_BYTES = 8 * _MAX_LINE_BYTES
+# So much is read ahead of the collector.
+_AHEAD_BYTES = 16 * 2**20
+_DRAW_DELAY = 0.1
+
+
+@dataclass(slots=True)
+class Survey:
+    """What is in the files: spans, lines that cannot be read, files without a single line that can."""
+
+    files: int = 0
+    spans: int = 0
+    torn: int = 0
+    foreign: list[Path] = field(default_factory=list[Path])
+    unreadable: list[Path] = field(default_factory=list[Path])
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether everything in them can be sent."""
+        return not self.torn and not self.foreign and not self.unreadable
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command."""
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a file, or a directory of .jsonl files")
+    parser.add_argument("--endpoint", metavar="URL", help="the collector (default: OTEL_EXPORTER_OTLP_ENDPOINT)")
+    parser.add_argument("--header", action="append", default=[], metavar="NAME=VALUE", help="may be given repeatedly")
+    parser.add_argument("--compression", choices=("gzip", "none"), help="(default: OTEL_EXPORTER_OTLP_COMPRESSION)")
+    parser.add_argument("--dry-run", action="store_true", help="check the files and send nothing")
+    parser.add_argument(
+        "--patience", type=_seconds, default=60.0, metavar="SECONDS", help="give up after so long without progress"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Send the files; 1 if anything in them was not delivered, 2 if nothing was tried."""
+    missing = [path for path in arguments.paths if not path.exists()]
+    for path in missing:
+        _say(f"{path}: no such file")
+    if missing:
+        return 2
+    try:
+        config = ExportConfig.resolve(
+            endpoint=arguments.endpoint,
+            headers=_headers(arguments.header),
+            compression=arguments.compression,
+            max_queue_bytes=_MAX_QUEUE_BYTES,
+        )
+    except ConfigurationError as exc:
+        _say(str(exc))
+        return 2
+    files = list(_files(arguments.paths))
+    survey = _survey(files)
+    for line in _told(survey):
+        print(line)  # noqa: T201
+    if arguments.dry_run:
+        return 0 if survey.is_whole else 1
+    foreign = {*survey.foreign, *survey.unreadable}
+    sendable = [path for path in files if path not in foreign]
+    stats = anyio.run(_replay, sendable, survey.spans, config, arguments.patience)
+    for line in _outcome(stats, survey.spans):
+        print(line)  # noqa: T201
+    return 0 if survey.is_whole and stats.delivered == survey.spans else 1
+
+
+def _headers(pairs: Sequence[str]) -> Mapping[str, str] | None:
+    """None without any, so that those of the environment count."""
+    return {name.strip(): value.strip() for name, _, value in (pair.partition("=") for pair in pairs)} or None
+
+
+def _files(paths: Sequence[Path]) -> Iterator[Path]:
+    """Each file once: those given, and the `.jsonl` files in directories."""
+    seen: set[Path] = set()
+    for path in paths:
+        for file in sorted(path.glob("*.jsonl")) if path.is_dir() else [path]:
+            if (real := file.resolve()) not in seen:
+                seen.add(real)
+                yield file
+
+
+def _survey(files: Sequence[Path]) -> Survey:
+    survey = Survey()
+    with Progress(len(files), "files checked") as progress:
+        for path in files:
+            _look(path, survey)
+            progress.advance()
+    return survey
+
+
+def _look(path: Path, survey: Survey) -> None:
+    survey.files += 1
+    found = Counter[bool]()
+    spans = 0
+    try:
+        with path.open("rb") as file:
+            for line in _lines(file):
+                count = _count(line)
+                found[count is not None] += 1
+                spans += count or 0
+    except OSError:
+        survey.unreadable.append(path)
+        return
+    if found[False] and not found[True]:
+        survey.foreign.append(path)
+    else:
+        survey.spans += spans
+        survey.torn += found[False]
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines that are not blank; one over the cap comes empty."""
+    is_rest = False
+    while piece := file.readline(_MAX_LINE_BYTES):
+        is_whole = piece.endswith(b"\n") or len(piece) < _MAX_LINE_BYTES
+        if not is_rest and piece.strip():
+            yield piece if is_whole else b""
+        is_rest = not is_whole
+
+
+def _count(line: bytes) -> int | None:
+    """How many spans a line holds, or None if it is torn or no traces."""
+    try:
+        return sum(1 for _ in parse(line))
+    except (ValueError, RecursionError):
+        return None
+
+
+async def _replay(files: Sequence[Path], spans: int, config: ExportConfig, patience: float) -> ExportStats:
+    """Send what can be read, a stretch at a time, until all of it is settled or nothing has moved for too long."""
+    exporter = Exporter(config)
+    async with anyio.create_task_group() as group:
+        group.start_soon(exporter.run)
+        with Progress(spans, "spans sent") as progress:
+            for path in files:
+                if not await _send(path, exporter, progress, patience):
+                    break
+            else:
+                await _settle(exporter, progress, patience)
+        await exporter.aclose(0)
+    return exporter.stats()
+
+
+async def _send(path: Path, exporter: Exporter, progress: Progress, patience: float) -> bool:
+    """Queue the spans of a file; false if the collector does not keep up at all."""
+    try:
+        file = path.open("rb")
+    except OSError:
+        return True
+    with file:
+        for line in _lines(file):
+            with suppress(ValueError):
+                exporter.accept_line(line)
+            if exporter.stats().queue_bytes > _AHEAD_BYTES and not await _settle(exporter, progress, patience):
+                return False
+    return True
+
+
+async def _settle(exporter: Exporter, progress: Progress, patience: float) -> bool:
+    """Wait until all that was queued is settled, for as long as something moves."""
+    moved = time.monotonic()
+    while True:
+        is_complete = (await exporter.flush(_DRAW_DELAY)).complete
+        stats = exporter.stats()
+        if settled := stats.delivered + stats.dropped_total - progress.done:
+            moved = time.monotonic()
+            progress.advance(settled)
+        if is_complete or time.monotonic() > moved + patience:
+            return is_complete
+
+
+def _told(survey: Survey) -> Iterator[str]:
+    yield f"{survey.spans:,} spans in {survey.files:,} files"
+    if survey.torn:
+        yield f"{survey.torn:,} lines are torn or hold no traces"
+    for path in survey.foreign:
+        yield f"{path}: holds no traces"
+    for path in survey.unreadable:
+        yield f"{path}: cannot be read"
+
+
+def _outcome(stats: ExportStats, spans: int) -> Iterator[str]:
+    yield f"delivered {stats.delivered:,} of {spans:,} in {stats.requests:,} requests, {stats.retried:,} retried"
+    given_up = {reason: count for reason, count in stats.dropped.items() if reason != "shutdown"}
+    for reason, count in sorted(given_up.items()):
+        yield f"given up {count:,}: {reason}"
+    if waiting := spans - stats.delivered - sum(given_up.values()):
+        yield f"not delivered {waiting:,}: {stats.last_error or 'the files changed meanwhile'}"
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError("a number of seconds")
+    return seconds
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")

@@ -1,0 +1,535 @@
+"""The one place that joins the rooms: a provider of spans, an exporter, and what conversations need of both."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping
+from itertools import count
+from os import PathLike
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self, TypedDict, cast
+from weakref import WeakKeyDictionary
+
+import anyio
+import anyio.to_thread
+from anyio.abc import TaskStatus
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor
+from opentelemetry.sdk.trace import TracerProvider as SDKTracerProvider
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
+from opentelemetry.sdk.trace.id_generator import IdGenerator
+from opentelemetry.sdk.trace.sampling import Sampler
+from opentelemetry.sdk.version import __version__ as SDK_VERSION  # noqa: N812
+
+from . import _env
+from ._conversation._content import Gate, Redact, checked_redactor
+from ._conversation._copying import MAX_CONTENT_BYTES
+from ._conversation._faults import Faults
+from ._conversation._processor import ConversationProcessor
+from ._conversation._runtime import Delivery, Runtime, install, uninstall
+from ._conversation._semconv import SCHEMA_URL
+from ._errors import ClosedError, ConfigurationError
+from ._loop import load_backend
+from ._tracer import Delegate, Provider
+from ._version import VERSION
+from .export import Drop, ExportConfig, Exporter, ExportProcessor, ExportStats, FlushResult, ThreadHost
+
+if TYPE_CHECKING:
+    import httpx
+    from typing_extensions import Unpack
+
+__all__ = ["Tracing", "TracingOptions", "configure", "tracing"]
+
+_logger = logging.getLogger("genai_async")
+
+_CAPTURE: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+_ON_SPANS: Final = frozenset({"SPAN_ONLY", "SPAN_AND_EVENT"})
+_NOT_ON_SPANS: Final = frozenset({"NO_CONTENT", "EVENT_ONLY"})
+# Seconds past a deadline for a thread that has been told to end, which takes it milliseconds unless it is stuck.
+_FAREWELL: Final = 0.05
+# Any of these says that our own exporter is wanted, also beside a provider that has exporters of its own.
+_EXPORT_WISHES: Final = ("endpoint", "transport", "spool")
+
+
+class TracingOptions(TypedDict, total=False):
+    """The options of `tracing()` and `configure()`; None, like absence, is the `OTEL_*` variable or the default."""
+
+    endpoint: str | None
+    headers: Mapping[str, str] | None
+    timeout: float | None
+    compression: str | None
+    service_name: str | None
+    resource: Resource | Mapping[str, Any] | None
+    sampler: Sampler | None
+    id_generator: IdGenerator | None
+    capture_content: bool | None
+    redact: Redact | None
+    max_queue_bytes: int | None
+    max_batch_bytes: int | None
+    max_batch_spans: int | None
+    schedule_delay: float | None
+    shutdown_timeout: float | None
+    spool: str | PathLike[str] | None
+    on_drop: Callable[[Drop], object] | None
+    tracer_provider: trace.TracerProvider | None
+    transport: httpx.AsyncBaseTransport | None
+    record_cancellation_as_error: bool | None
+
+
+def tracing(**options: Unpack[TracingOptions]) -> Tracing:
+    """Set tracing up for the time of an `async with` block, with the exporter in the caller's event loop.
+
+        async with ga.tracing(service_name="support", endpoint="http://localhost:4318") as tracing:
+            ...
+
+    Leaving the block sends what waits, within `shutdown_timeout`, also when the block was cancelled.
+
+    Args:
+        options: `endpoint` is the collector's base URL, `/v1/traces` is appended unless its path ends in it; `headers`
+            go with each request; `timeout` (seconds) bounds each; `compression` is "gzip" or "none". `service_name`
+            and `resource` say who sends; `sampler` and `id_generator` are OpenTelemetry's. `capture_content` says
+            whether messages, arguments and results are recorded, `redact` is given each such text first.
+            `max_queue_bytes`, `max_batch_bytes`, `max_batch_spans`, `schedule_delay` and `shutdown_timeout` (seconds)
+            bound the export, `spool` is a directory that keeps spans until they are delivered, `on_drop` is told of
+            each loss. `tracer_provider` is a provider of your own to join; `transport` replaces the network in tests.
+            `record_cancellation_as_error` (true unless said otherwise) says whether cancelled and abandoned work
+            counts as failed.
+
+    Raises:
+        ConfigurationError: An option cannot work.
+    """
+    return Tracing(options)
+
+
+def configure(**options: Unpack[TracingOptions]) -> Tracing:
+    """Set tracing up for the rest of the process, with the exporter on a thread of its own.
+
+    For scripts and programs without a place for `async with tracing()`. At interpreter exit what waits is sent, within
+    `shutdown_timeout`. The options are those of `tracing`.
+
+    Raises:
+        ConfigurationError: An option cannot work.
+    """
+    return Tracing(options).start()
+
+
+class Tracing:
+    """A set-up: where spans go, and what became of them. Made by `tracing()` and `configure()`."""
+
+    def __init__(self, options: TracingOptions) -> None:
+        given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+        _check(given)
+        self._faults = Faults()
+        self._gate = _gate(given, self._faults)
+        self._cancellation_is_error = cast(bool, given.get("record_cancellation_as_error", True))
+        foreign = _globals.meant_by(given.get("tracer_provider")) or _existing_provider()
+        self._exporter = _exporter(given, is_joining=foreign is not None)
+        self._owns_provider = foreign is None
+        self._provider: trace.TracerProvider = foreign or _own_provider(given)
+        self._export_processor = None if self._exporter is None else ExportProcessor(self._exporter)
+        self._result: FlushResult | None = None
+        self._group: anyio.abc.TaskGroup | None = None
+        self._runtime: Runtime | None = None
+        self._host: ThreadHost | None = None
+
+    @property
+    def provider(self) -> trace.TracerProvider:
+        """The provider that spans are made with, for instrumentations that take one."""
+        return self._provider
+
+    @property
+    def faults(self) -> Mapping[str, int]:
+        """Values and spans that could not be recorded, and other oddities, counted by kind."""
+        return MappingProxyType(dict(self._faults.counts()))
+
+    def stats(self) -> ExportStats:
+        """The exporter's books at this instant; all zero where a provider of yours does the export."""
+        return _NOTHING_EXPORTED if self._exporter is None else self._exporter.stats()
+
+    async def flush(self, timeout: float | None = None) -> FlushResult:
+        """Send what waits now and say what became of it.
+
+        Args:
+            timeout: Seconds to wait at most; None waits as long as it takes.
+
+        Returns:
+            What was delivered and dropped since the set-up, and how many of the spans that had ended still wait. Where
+            a provider of yours does the export, it tells no numbers: `pending` is 1 if its flush failed, else 0.
+
+        Raises:
+            ClosedError: The set-up was closed.
+        """
+        if self._result is not None:
+            raise ClosedError("this Tracing is closed")
+        if self._exporter is not None:
+            return await self._exporter.flush(timeout)
+        with anyio.move_on_after(timeout):
+            if await _in_thread(self._flush_provider):
+                return _NOTHING_TOLD
+        return FlushResult(0, {}, 1)
+
+    async def aclose(self, timeout: float | None = None) -> FlushResult:
+        """Send what waits, within the deadline, and end the set-up; called again it returns the same result.
+
+        Args:
+            timeout: Seconds to take at most; None takes `shutdown_timeout`.
+        """
+        if self._result is None:
+            deadline = self._deadline(timeout)
+            self._uninstall()
+            # The exporter gives everybody who closes it the same result, also those who come while it is closing.
+            result = _NOTHING_TOLD if self._exporter is None else await self._exporter.aclose(timeout)
+            if self._owns_provider:
+                with anyio.CancelScope(shield=True), anyio.move_on_after(max(deadline - time.monotonic(), 0)):
+                    await _in_thread(self._shutdown_provider)
+            self._result = result
+        return self._result
+
+    def shutdown(self, timeout: float | None = None) -> FlushResult:
+        """`aclose` for code that cannot await.
+
+        On the thread of the event loop that sends, waiting would stop the sending: there it only begins, and the
+        result says how much is pending.
+
+        Args:
+            timeout: Seconds to take at most; None takes `shutdown_timeout`.
+        """
+        if self._result is not None:
+            return self._result
+        deadline = self._deadline(timeout)
+        self._uninstall()
+        result = _NOTHING_TOLD if self._exporter is None else self._exporter.shutdown(timeout)
+        if result.complete:
+            self._result = result
+            if self._owns_provider:
+                self._shutdown_provider()
+        if self._host is not None:
+            self._host.join(max(deadline - time.monotonic(), _FAREWELL))
+        return result
+
+    def start(self) -> Self:
+        """Run on a thread of its own from now on; `configure()` has done this.
+
+        Raises:
+            ClosedError: The set-up was closed.
+        """
+        if self._result is not None:
+            raise ClosedError("this Tracing is closed")
+        self._install()
+        if self._exporter is not None and self._host is None:
+            self._host = ThreadHost()
+            self._host.start(self._exporter)
+        return self
+
+    async def __aenter__(self) -> Self:
+        if self._runtime is not None or self._result is not None:
+            raise RuntimeError("a Tracing can be entered once")
+        await load_backend()
+        self._install()
+        self._group = await anyio.create_task_group().__aenter__()
+        if self._exporter is not None:
+            try:
+                with anyio.CancelScope(shield=True):
+                    await self._group.start(self._export, name="genai_async export")
+            except BaseException:
+                await self.__aexit__(None, None, None)
+                raise
+        return self
+
+    async def _export(self, *, task_status: TaskStatus[None]) -> None:
+        # Nothing comes between the two: once the block begins, the exporter knows which loop it sends from.
+        task_status.started()
+        await cast(Exporter, self._exporter).run()
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self.aclose()
+        finally:
+            # The group is told of no error: nothing in it has failed, and it would wrap the caller's in a group.
+            await cast(anyio.abc.TaskGroup, self._group).__aexit__(None, None, None)
+
+    def _install(self) -> None:
+        if _env.flag("OTEL_SDK_DISABLED"):
+            return
+        if self._runtime is None:
+            tracer = _tracer(self._provider)
+            self._join_provider()
+            delivery: Delivery = _ProviderDelivery(self) if self._exporter is None else self._exporter
+            self._runtime = Runtime(
+                tracer,
+                self._gate,
+                self._faults,
+                delivery=delivery,
+                cancellation_is_error=self._cancellation_is_error,
+            )
+            install(self._runtime)
+            _globals.enter(self)
+
+    def _uninstall(self) -> None:
+        if self._runtime is not None:
+            uninstall(self._runtime)
+            _globals.leave(self)
+            if not self._owns_provider:
+                _seat_in(self._provider).remove(self._export_processor)
+
+    def _join_provider(self) -> None:
+        if not self._owns_provider:
+            try:
+                _seat_in(self._provider).add(self._export_processor)
+            except Exception as exc:
+                raise ConfigurationError(f"tracer_provider: cannot be joined: {exc}") from exc
+            return
+        provider = cast(Provider, self._provider)
+        provider.add_span_processor(ConversationProcessor())
+        if self._export_processor is not None:
+            provider.add_span_processor(self._export_processor)
+        if "console" in _named_exporters():
+            provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter()))
+
+    def _deadline(self, timeout: float | None) -> float:
+        """Until when all of a closing may take, on the monotonic clock."""
+        if timeout is None and self._exporter is not None:
+            timeout = self._exporter.config.shutdown_timeout
+        return math.inf if timeout is None else time.monotonic() + timeout
+
+    def _flush_provider(self) -> bool:
+        flush = getattr(self._provider, "force_flush", None)
+        try:
+            return bool(flush is None or flush())
+        except Exception as exc:  # the provider's own affair, but not delivered
+            self._faults.note("a flush that failed", f"the provider cannot flush: {type(exc).__name__}")
+            return False
+
+    def _shutdown_provider(self) -> None:
+        try:
+            cast(Provider, self._provider).shutdown()
+        except Exception as exc:  # processors that other people added
+            self._faults.note("a processor that failed to shut down", f"a processor cannot shut down: {exc!r}")
+
+
+class _ProviderDelivery:
+    """Delivery as far as it can be told where a provider of the user's sends: its flush is all there is to ask."""
+
+    def __init__(self, tracing: Tracing) -> None:
+        self._tracing = tracing
+        self._asked = count()
+
+    @property
+    def position(self) -> int:
+        """Another number each time: what has ended here is never known to be settled."""
+        return next(self._asked)
+
+    async def settled(self, first: int, last: int, timeout: float | None) -> bool:
+        """Wait for the provider's flush."""
+        with anyio.move_on_after(timeout):
+            return bool(await _in_thread(self._tracing._flush_provider))
+        return False
+
+
+class _Seat(SpanProcessor):
+    """Our place in a provider of the user's, taken once: the SDK's providers have no way to take a processor out."""
+
+    def __init__(self) -> None:
+        self._conversation = ConversationProcessor()
+        self._exports: tuple[ExportProcessor, ...] = ()
+
+    def add(self, processor: ExportProcessor | None) -> None:
+        """Give ended spans to this processor, too."""
+        if processor is not None:
+            self._exports = (*self._exports, processor)
+
+    def remove(self, processor: ExportProcessor | None) -> None:
+        """Give it no more."""
+        self._exports = tuple([other for other in self._exports if other is not processor])
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        self._conversation.on_start(span, parent_context)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        for processor in self._exports:
+            processor.on_end(span)
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        told = [processor.force_flush(timeout_millis) for processor in self._exports]
+        return all(told)
+
+    def shutdown(self) -> None:
+        for processor in self._exports:
+            processor.shutdown()
+
+
+_seats: WeakKeyDictionary[trace.TracerProvider, _Seat] = WeakKeyDictionary()
+
+
+def _seat_in(provider: trace.TracerProvider) -> _Seat:
+    seat = _seats.get(provider)
+    if seat is None:
+        seat = _Seat()
+        join = getattr(provider, "add_span_processor", None)
+        if join is not None:
+            join(seat)
+        _seats[provider] = seat
+    return seat
+
+
+class _Globals:
+    """Which provider OpenTelemetry's global stands for: that of the newest set-up which is still there."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._delegate = Delegate()
+        self._set_ups: list[Tracing] = []
+
+    def meant_by(self, provider: trace.TracerProvider | None) -> trace.TracerProvider | None:
+        """The provider that somebody passed, or what it stands for: what stands for us must not point at itself."""
+        if isinstance(provider, trace.ProxyTracerProvider):
+            provider = trace.get_tracer_provider()
+        if isinstance(provider, trace.ProxyTracerProvider):
+            return None
+        return self._delegate.target if provider is self._delegate else provider
+
+    def enter(self, tracing: Tracing) -> None:
+        """Put this set-up's provider behind the global, if that is ours to fill."""
+        with self._lock:
+            if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+                trace.set_tracer_provider(self._delegate)
+            self._set_ups.append(tracing)
+            self._delegate.target = tracing.provider
+
+    def leave(self, tracing: Tracing) -> None:
+        """Take it out again; the newest of those left takes its place."""
+        with self._lock:
+            if tracing in self._set_ups:
+                self._set_ups.remove(tracing)
+            self._delegate.target = self._set_ups[-1].provider if self._set_ups else None
+
+
+_globals: Final = _Globals()
+
+_NOTHING_TOLD: Final = FlushResult(0, {}, 0)
+_NOTHING_EXPORTED: Final = ExportStats(
+    ended=0,
+    delivered=0,
+    dropped={},
+    spooled=0,
+    queued=0,
+    in_flight=0,
+    queue_bytes=0,
+    requests=0,
+    retried=0,
+    rejected=0,
+    last_error=None,
+    oldest_age=0.0,
+)
+
+
+async def _in_thread(func: Callable[[], Any]) -> Any:
+    return await anyio.to_thread.run_sync(func, abandon_on_cancel=True)
+
+
+def _check(given: Mapping[str, Any]) -> None:
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "service_name": str,
+        "resource": (Resource, Mapping),
+        "sampler": Sampler,
+        "id_generator": IdGenerator,
+        "capture_content": bool,
+        "record_cancellation_as_error": bool,
+        "tracer_provider": trace.TracerProvider,
+    }
+    known = {**TracingOptions.__annotations__}
+    for name, value in given.items():
+        if name not in known:
+            raise ConfigurationError(f"{name}: no such option")
+        kind = kinds.get(name)
+        if kind is not None and not isinstance(value, kind):
+            raise ConfigurationError(f"{name}: cannot be a {type(value).__name__}")
+    if "transport" in given and not callable(getattr(given["transport"], "handle_async_request", None)):
+        raise ConfigurationError("transport: must be an httpx.AsyncBaseTransport")
+
+
+def _gate(given: Mapping[str, Any], faults: Faults) -> Gate:
+    redact = checked_redactor(given.get("redact"))
+    # A longer JSON text would be cut by the span itself, in the middle.
+    try:
+        longest = SpanLimits().max_span_attribute_length
+    except ValueError as exc:
+        raise ConfigurationError(str(exc)) from exc
+    limit_bytes = MAX_CONTENT_BYTES if longest is None else min(longest, MAX_CONTENT_BYTES)
+    capture = given.get("capture_content")
+    return Gate(_capture_from_environment() if capture is None else capture, redact, limit_bytes, faults)
+
+
+def _capture_from_environment() -> bool:
+    value = (_env.text(_CAPTURE) or "SPAN_ONLY").upper()
+    if value not in _ON_SPANS | _NOT_ON_SPANS:
+        _logger.warning("%s is none of %s: no content is captured", _CAPTURE, sorted(_ON_SPANS | _NOT_ON_SPANS))
+    return value in _ON_SPANS
+
+
+def _existing_provider() -> trace.TracerProvider | None:
+    """The SDK provider that the program has made global, if it has."""
+    provider = trace.get_tracer_provider()
+    return provider if isinstance(provider, SDKTracerProvider) else None
+
+
+def _exporter(given: Mapping[str, Any], *, is_joining: bool) -> Exporter | None:
+    options = {name: value for name, value in given.items() if name in ExportConfig.__struct_fields__}
+    config = ExportConfig.resolve(**cast(Any, options))
+    wished = any(name in given for name in _EXPORT_WISHES)
+    if not wished and (is_joining or "otlp" not in _named_exporters()):
+        return None
+    if _env.text("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL") == "grpc":
+        _logger.warning("OTEL_EXPORTER_OTLP_PROTOCOL is grpc, but spans leave as http/json")
+    return Exporter(config)
+
+
+def _named_exporters() -> set[str]:
+    names = {name.strip() for name in (_env.text("OTEL_TRACES_EXPORTER") or "otlp").split(",")}
+    for name in names - {"otlp", "console", "none"}:
+        _logger.warning("OTEL_TRACES_EXPORTER names %r, which is not known here", name)
+    return names
+
+
+def _own_provider(given: Mapping[str, Any]) -> Provider:
+    try:
+        return Provider(resource=_resource(given), sampler=given.get("sampler"), id_generator=given.get("id_generator"))
+    except ValueError as exc:
+        raise ConfigurationError(str(exc)) from exc
+
+
+def _resource(given: Mapping[str, Any]) -> Resource:
+    own: Resource | Mapping[str, Any] = given.get("resource") or {}
+    if not isinstance(own, Resource):
+        own = Resource(dict(own))
+    named = Resource({"service.name": given["service_name"]} if "service_name" in given else {})
+    if _env.text("OTEL_EXPERIMENTAL_RESOURCE_DETECTORS") is not None:
+        return Resource.create().merge(own).merge(named)
+    # `Resource.create` would scan every installed package for detectors, on the event loop's thread.
+    return _TELEMETRY.merge(OTELResourceDetector().detect()).merge(own).merge(named)
+
+
+_TELEMETRY: Final = Resource(
+    {
+        "telemetry.sdk.language": "python",
+        "telemetry.sdk.name": "opentelemetry",
+        "telemetry.sdk.version": SDK_VERSION,
+        "telemetry.distro.name": "genai-async",
+        "telemetry.distro.version": VERSION,
+        "service.name": "unknown_service",
+    }
+)
+
+
+def _tracer(provider: trace.TracerProvider) -> trace.Tracer:
+    try:
+        return provider.get_tracer("genai_async", VERSION, SCHEMA_URL)
+    except Exception as exc:
+        raise ConfigurationError(f"tracer_provider: cannot make a tracer: {exc}") from exc

@@ -1,0 +1,186 @@
+"""Assertions about spans that say in words what is wrong."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import ndiff
+from typing import Any, NoReturn, Protocol, TypeAlias
+
+from .._conversation._semconv import CONVERSATION_ID
+from ._record import SpanRecord
+from ._tree import draw, forest, label, parse
+
+__all__ = [
+    "assert_attributes",
+    "assert_delivered",
+    "assert_ended",
+    "assert_isolated",
+    "assert_no_errors",
+    "assert_tree",
+]
+
+
+class HasSpans(Protocol):
+    """A capture, a collector: whatever holds spans."""
+
+    @property
+    def spans(self) -> list[SpanRecord]: ...
+
+
+class HasOpenSpans(Protocol):
+    """A capture: what also knows which spans have not ended."""
+
+    @property
+    def open(self) -> list[str]: ...
+
+
+class HasAccepted(Protocol):
+    """A collector: what knows how often each span came."""
+
+    @property
+    def accepted(self) -> Counter[str]: ...
+
+
+Spans: TypeAlias = HasSpans | Iterable[SpanRecord]
+
+
+def assert_isolated(spans: Spans, *, conversations: int | None = None) -> None:
+    """Check that conversations don't mix: each span has an id, its parent has the same one, and so has its trace.
+
+    Args:
+        spans: a capture, a collector or the spans themselves.
+        conversations: how many conversations there must be.
+
+    Raises:
+        AssertionError: they mix; the text names each span that is wrong.
+    """
+    found = _list(spans)
+    troubles = [*_without_id(found), *_strangers(found), *_mixed_traces(found)]
+    ids = {span.attributes[CONVERSATION_ID] for span in found if CONVERSATION_ID in span.attributes}
+    if conversations is not None and len(ids) != conversations:
+        troubles.append(f"there are {len(ids)} conversations, not {conversations}: {sorted(map(str, ids))}")
+    if troubles:
+        _fail(troubles, found)
+
+
+def assert_tree(spans: Spans, expected: str, *, any_order: bool = False) -> None:
+    """Check that the spans stand as a drawn tree says: each one's name under its parent's, ` ! error.type` after it.
+
+    Only the indentation counts; the guides that `str(capture)` draws may be left out.
+
+    Args:
+        spans: a capture, a collector or the spans themselves.
+        expected: the tree.
+        any_order: whether siblings may come in any order, as concurrent ones do.
+
+    Raises:
+        AssertionError: they stand otherwise; the text shows both trees, line by line.
+    """
+    wanted = draw(parse(expected), any_order=any_order)
+    found = draw(forest(_list(spans)), any_order=any_order)
+    if wanted != found:
+        difference = "\n".join(ndiff(wanted.splitlines(), found.splitlines()))
+        raise AssertionError(f"the spans stand otherwise (- expected, + found):\n{difference}")
+
+
+def assert_ended(capture: HasOpenSpans) -> None:
+    """Check that every span that was started has ended.
+
+    Raises:
+        AssertionError: some have not; the text names them.
+    """
+    if capture.open:
+        raise AssertionError(f"{len(capture.open)} spans have not ended: {', '.join(capture.open)}")
+
+
+def assert_no_errors(spans: Spans) -> None:
+    """Check that no span ended in an error.
+
+    Raises:
+        AssertionError: some did; the text names them with their errors.
+    """
+    found = _list(spans)
+    troubles = [f"{_name(span)} failed: {label(span)}" for span in found if span.status == "ERROR"]
+    if troubles:
+        _fail(troubles, found)
+
+
+def assert_attributes(span: SpanRecord, expected: Mapping[str, Any]) -> None:
+    """Check that a span has these attributes among its own; None means that it has not got the attribute.
+
+    Raises:
+        AssertionError: it has not; the text gives each attribute that differs.
+    """
+    troubles = [
+        f"{key} is {span.attributes.get(key)!r}, not {value!r}"
+        for key, value in expected.items()
+        if span.attributes.get(key) != value
+    ]
+    if troubles:
+        raise AssertionError(f"{_name(span)}: " + "; ".join(troubles))
+
+
+def assert_delivered(collector: HasAccepted, span_ids: Iterable[str], *, once: bool = False) -> None:
+    """Check that a collector accepted these spans.
+
+    Args:
+        collector: the receiver.
+        span_ids: what was sent, as hex.
+        once: whether duplicates are wrong, too.
+
+    Raises:
+        AssertionError: some were lost, or came twice; the text counts and names them.
+    """
+    wanted = set(span_ids)
+    lost = sorted(wanted - collector.accepted.keys())
+    twice = sorted(span_id for span_id in wanted if collector.accepted[span_id] > 1) if once else []
+    troubles = [
+        f"{len(ids)} of {len(wanted)} spans {what}: {', '.join(ids[:5])}{', ...' if len(ids) > 5 else ''}"
+        for what, ids in (("were lost", lost), ("came more than once", twice))
+        if ids
+    ]
+    if troubles:
+        raise AssertionError("\n".join(troubles))
+
+
+def _without_id(spans: Iterable[SpanRecord]) -> Iterator[str]:
+    for span in spans:
+        if not span.attributes.get(CONVERSATION_ID):
+            yield f"{_name(span)} has no conversation id"
+
+
+def _strangers(spans: Iterable[SpanRecord]) -> Iterator[str]:
+    known = {span.span_id: span for span in spans}
+    for span in known.values():
+        parent = known.get(span.parent_span_id or "")
+        if parent is None:
+            if span.parent_span_id is not None:
+                yield f"{_name(span)} is under {span.parent_span_id}, which is not among the spans"
+        elif _id(span) != _id(parent):
+            yield f"{_name(span)} is in conversation {_id(span)!r}, its parent {_name(parent)} in {_id(parent)!r}"
+
+
+def _mixed_traces(spans: Iterable[SpanRecord]) -> Iterator[str]:
+    owners: dict[str, set[str]] = {}
+    for span in spans:
+        owners.setdefault(span.trace_id, set()).add(str(_id(span)))
+    for trace_id, ids in owners.items():
+        if len(ids) > 1:
+            yield f"trace {trace_id} holds {len(ids)} conversations: {', '.join(sorted(ids))}"
+
+
+def _id(span: SpanRecord) -> object:
+    return span.attributes.get(CONVERSATION_ID)
+
+
+def _name(span: SpanRecord) -> str:
+    return f"{span.name!r} ({span.span_id})"
+
+
+def _list(spans: Spans) -> list[SpanRecord]:
+    return list(spans) if isinstance(spans, Iterable) else spans.spans
+
+
+def _fail(troubles: Iterable[str], spans: Iterable[SpanRecord]) -> NoReturn:
+    raise AssertionError("\n".join(troubles) + "\n\nthe spans were:\n" + draw(forest(spans)))

@@ -1,0 +1,95 @@
+"""Spans as trees: who is under whom, in the order they started, drawn as text and read from it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from .._conversation._semconv import ERROR_TYPE
+from ._record import SpanRecord
+
+__all__ = ["Branch", "Node", "draw", "forest", "label", "parse"]
+
+_GUIDES = re.compile(r"[\s│├└─|`+-]*")
+
+
+class Branch(Protocol):
+    """A line of a tree with the branches under it."""
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def children(self) -> Sequence[Branch]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A span with the spans under it."""
+
+    span: SpanRecord
+    children: list[Node] = field(default_factory=list["Node"])
+
+    @property
+    def label(self) -> str:
+        """The span in one line."""
+        return label(self.span)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line that was written by hand, with the lines under it."""
+
+    label: str
+    children: list[Line] = field(default_factory=list["Line"])
+
+
+def label(span: SpanRecord) -> str:
+    """The span in one line: its name, and what went wrong."""
+    if span.status != "ERROR":
+        return span.name
+    return f"{span.name} ! {span.attributes.get(ERROR_TYPE) or span.status_message or 'error'}"
+
+
+def forest(spans: Iterable[SpanRecord]) -> list[Node]:
+    """The spans as trees; one whose parent is not among them is a root."""
+    nodes = {span.span_id: Node(span) for span in sorted(spans, key=lambda span: span.start_ns)}
+    roots: list[Node] = []
+    for node in nodes.values():
+        parent = nodes.get(node.span.parent_span_id or "")
+        (roots if parent is None or parent is node else parent.children).append(node)
+    return roots
+
+
+def parse(text: str) -> list[Line]:
+    """The trees that a text draws, by its indentation; guides like those that `draw` makes may stand in it."""
+    roots: list[Line] = []
+    above: list[tuple[int, Line]] = []
+    for written in filter(str.strip, text.splitlines()):
+        guides = _GUIDES.match(written)
+        depth = guides.end() if guides else 0
+        line = Line(written[depth:].rstrip())
+        while above and above[-1][0] >= depth:
+            above.pop()
+        (above[-1][1].children if above else roots).append(line)
+        above.append((depth, line))
+    return roots
+
+
+def draw(branches: Sequence[Branch], *, any_order: bool = False) -> str:
+    """The trees as text, roots at the margin; with `any_order`, siblings stand in the order of their text."""
+    return "\n".join(line for tree in _texts(branches, any_order) for line in tree)
+
+
+def _texts(branches: Sequence[Branch], any_order: bool) -> list[list[str]]:
+    trees = [[branch.label, *_under(_texts(branch.children, any_order))] for branch in branches]
+    return sorted(trees) if any_order else trees
+
+
+def _under(trees: Sequence[Sequence[str]]) -> Iterator[str]:
+    for number, (first, *rest) in enumerate(trees, 1):
+        is_last = number == len(trees)
+        yield ("└─ " if is_last else "├─ ") + first
+        yield from (("   " if is_last else "│  ") + line for line in rest)

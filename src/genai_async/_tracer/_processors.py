@@ -1,0 +1,56 @@
+"""The span processors of a provider: other people's code, called in order and never let into the caller's work."""
+
+from __future__ import annotations
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, SynchronousMultiSpanProcessor
+
+from ._notice import once
+
+
+class Processors(SynchronousMultiSpanProcessor):
+    """The SDK's processor of processors, except that one that raises harms neither the others nor the caller."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        # Most processors listen to some of the calls only: those who do not listen are not called.
+        self.starting: tuple[SpanProcessor, ...] = ()
+        self.ending: tuple[SpanProcessor, ...] = ()
+        self.ended: tuple[SpanProcessor, ...] = ()
+
+    def add_span_processor(self, span_processor: SpanProcessor) -> None:
+        super().add_span_processor(span_processor)
+        if _listens(span_processor, "on_start"):
+            self.starting = (*self.starting, span_processor)
+        if _listens(span_processor, "_on_ending"):
+            self.ending = (*self.ending, span_processor)
+        if _listens(span_processor, "on_end"):
+            self.ended = (*self.ended, span_processor)
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        for processor in self.starting:
+            try:
+                processor.on_start(span, parent_context=parent_context)
+            except Exception:
+                once("on_start of %s failed", type(processor))
+
+    def on_ending(self, span: Span) -> None:
+        """Tell those who want to know that the span ends; it takes no more changes."""
+        for processor in self.ending:
+            try:
+                processor._on_ending(span)
+            except Exception:
+                once("_on_ending of %s failed", type(processor))
+
+    def on_end(self, span: ReadableSpan) -> None:
+        for processor in self.ended:
+            try:
+                processor.on_end(span)
+            except Exception:
+                once("on_end of %s failed", type(processor))
+
+
+def _listens(processor: SpanProcessor, name: str) -> bool:
+    """Whether a processor has a hook of its own, and not the one of the SDK's base class, which does nothing."""
+    hook = getattr(processor, name, None)
+    return hook is not None and getattr(hook, "__func__", hook) is not getattr(SpanProcessor, name, None)

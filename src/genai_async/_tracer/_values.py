@@ -1,0 +1,89 @@
+"""Attribute values as the SDK would keep them: a fast way for plain ones, the SDK's own way for the rest.
+
+The SDK's rules (truncation, nested values, keys and values that become text) are not written down a second time here:
+whatever is not plain goes through `BoundedAttributes`, which is where the SDK itself applies them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from opentelemetry.attributes import BoundedAttributes
+from opentelemetry.util.types import AnyValue
+
+from ._notice import once
+
+Attributes: TypeAlias = dict[str, AnyValue]
+
+FIXED: frozenset[type[Any]] = frozenset({bool, int, float, bytes, type(None)})  # no rule ever changes them
+PLAIN: frozenset[type[Any]] = FIXED | {str}  # nor text, when there is no length limit
+_NOTHING = BoundedAttributes()
+
+
+def clean_value(value: AnyValue, limit: int | None) -> AnyValue:
+    """The value as the SDK would keep it; text longer than `limit` characters is cut."""
+    if limit is None and isinstance(value, (list, tuple)):
+        items = tuple(value)
+        if PLAIN.issuperset(map(type, items)):
+            return items
+    if type(value) in FIXED or (isinstance(value, str) and (limit is None or len(value) <= limit)):
+        return value
+    return BoundedAttributes(None, {"value": value}, True, limit)["value"]
+
+
+def clean_attributes(attributes: Mapping[Any, Any], limit: int | None) -> tuple[Attributes, int]:
+    """A new dict with what the SDK would keep of `attributes`, and how many it would drop."""
+    try:
+        given: dict[Any, Any] = dict(attributes)
+    except Exception:
+        once("attributes must be a mapping: they are dropped")
+        return {}, 1
+    free = PLAIN if limit is None else FIXED
+    try:
+        for key, value in given.items():
+            if type(key) is not str or not key:
+                return _clean_each(given, limit)
+            if type(value) not in free:
+                given[key] = clean_value(value, limit)  # of a key that is there: the loop goes on undisturbed
+    except Exception:
+        return _clean_each(given, limit)
+    return given, 0
+
+
+def bounded(attributes: Mapping[str, Any] | None, maximum: int | None, limit: int | None) -> BoundedAttributes:
+    """The SDK's immutable attributes of an event or a link."""
+    if not attributes:
+        return _NOTHING
+    try:
+        return BoundedAttributes(maximum, attributes, True, limit)
+    except Exception:
+        # One bad entry must not cost the others: clean them one by one.
+        kept, dropped = clean_attributes(attributes, limit)
+        result = BoundedAttributes(maximum, kept, True, limit)
+        result.dropped += dropped
+        return result
+
+
+def trim(attributes: Attributes, maximum: int) -> int:
+    """Drop the oldest attributes beyond `maximum` and say how many; other threads may be at the same dict."""
+    dropped = 0
+    while len(attributes) > maximum:
+        try:
+            del attributes[next(iter(attributes))]
+        except (KeyError, RuntimeError, StopIteration):  # somebody else changed the dict between the two steps
+            continue
+        dropped += 1
+    if dropped:
+        once("a span has more attributes than its limit: the oldest are dropped")
+    return dropped
+
+
+def _clean_each(given: dict[Any, Any], limit: int | None) -> tuple[Attributes, int]:
+    kept: Attributes = {}
+    for key, value in given.items():
+        try:
+            kept.update(BoundedAttributes(None, {key: value}, True, limit))
+        except Exception:
+            once("an attribute that cannot be turned into text is dropped")
+    return kept, len(given) - len(kept)

@@ -1,0 +1,381 @@
+"""The exporter: takes ended spans from any thread, and says what became of them."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+import weakref
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol
+
+import anyio
+import anyio.lowlevel
+from opentelemetry.sdk.trace import ReadableSpan
+
+from .._errors import ClosedError
+from .._loop import Loop, Signal, current_task, run_inline
+from ._buffer import Buffer
+from ._config import ExportConfig
+from ._encode import Encoder
+from ._metrics import watch
+from ._stats import ExportStats, FlushResult
+from ._trouble import Troubles
+from ._watch import Watches
+from ._worker import Worker
+
+if TYPE_CHECKING:
+    from ._store import Store
+
+__all__ = ["Exporter", "Keeper"]
+
+_STUMBLE_DELAY = 1.0
+
+
+class Keeper(Protocol):
+    """Runs an exporter outside of the program's loops."""
+
+    def launch(self) -> None:
+        """Begin to run it."""
+
+    def is_alive(self) -> bool:
+        """Whether it runs or is about to."""
+        ...
+
+
+class Exporter:
+    """Encodes ended spans at once and sends them in batches, from whichever loop runs `run`.
+
+    Making one costs nothing: no connection, no thread, no task.
+
+        exporter = Exporter(ExportConfig.resolve(endpoint="http://localhost:4318"))
+        provider.add_span_processor(ExportProcessor(exporter))
+        task_group.start_soon(exporter.run)
+
+    Args:
+        config: Where and how to send.
+    """
+
+    def __init__(self, config: ExportConfig) -> None:
+        self._config = config
+        self._encoder = Encoder()
+        self._keeper: Keeper | None = None
+        self._revive: Callable[[], None] | None = None
+        self._set_up()
+        _exporters.add(self)
+        watch(self)
+
+    def _set_up(self) -> None:
+        config = self._config
+        self._troubles = Troubles(time.monotonic)
+        self._buffer = Buffer(config.max_queue_bytes, config.max_batch_spans, config.max_batch_bytes, time.monotonic)
+        self._watches = Watches(self._buffer)
+        self._worker = Worker(config, self._buffer, self._watches, self._troubles, self._store())
+        self._claims = threading.Lock()
+        self._host: Loop | None = None
+        self._left = Signal()
+        self._closed = Signal()
+        self._result: FlushResult | None = None
+
+    def _store(self) -> Store | None:
+        if self._config.spool is None:
+            return None
+        from ._spool import Spool
+        from ._store import Store
+
+        return Store(self._config, Spool(self._config.spool), self._buffer, self._troubles)
+
+    @property
+    def config(self) -> ExportConfig:
+        """The options it was made with."""
+        return self._config
+
+    @property
+    def position(self) -> int:
+        """The sequence number of the newest span that was queued; a span that is dropped at once gets none."""
+        return self._buffer.position
+
+    def accept(self, span: ReadableSpan) -> None:
+        """Take an ended span: encode and queue it, or count it as dropped. Never waits, never raises."""
+        try:
+            if self._worker.is_closing:
+                self._drop("closed")
+            elif self._buffer.add(self._encoder.group(span), self._encoder.span(span)):
+                self._wake()
+            if self._result is not None and self._buffer.drop_all("closed"):  # closed by another thread just now
+                self._worker.tell_drops()
+        except Exception as exc:
+            self._troubles.report("encoding", f"a span cannot be encoded: {type(exc).__name__}")
+            self._drop("encoding")
+
+    def accept_line(self, line: bytes) -> int:
+        """Take the spans of one line of OpenTelemetry's file format, for example of a spool, and say how many they are.
+
+        Spans for which there is no room in the queue are dropped, as those of `accept` are.
+
+        Raises:
+            ValueError: The line is torn, or holds no traces.
+            ClosedError: The exporter was closed.
+        """
+        from ._spool import parse
+
+        self._check_open()
+        try:
+            spans = list(parse(line))
+        except RecursionError:
+            raise ValueError("nested too deep") from None
+        for group, data in spans:
+            if self._buffer.add(group, data):
+                self._wake()
+        return len(spans)
+
+    def _drop(self, reason: str) -> None:
+        if self._buffer.drop(reason):
+            self._wake()
+        if self._result is not None:  # the worker has gone, so nobody else will say it
+            self._worker.tell_drops()
+
+    def _wake(self) -> None:
+        if self._revive is not None:
+            revive, self._revive = self._revive, None
+            revive()
+        self._worker.signal.set()
+
+    async def run(self) -> None:
+        """Send what `accept` takes until the exporter is closed; start this in a task of its own.
+
+        Cancelling the surrounding scope does not stop it, as the spans of what was cancelled should arrive, too:
+        `aclose` does. asyncio's own `Task.cancel` ends it at once, and what was in flight waits again.
+        """
+        await self._run(is_alone=False)
+
+    async def run_alone(self) -> None:
+        """Like `run`, in a loop that nobody else uses: work is done in place instead of in other threads."""
+        await self._run(is_alone=True)
+
+    async def _run(self, *, is_alone: bool) -> None:
+        with anyio.CancelScope(shield=True):
+            await self._stand_by(is_alone=is_alone)
+
+    async def _stand_by(self, *, is_alone: bool) -> None:
+        """Send whenever nobody else does, until closed."""
+        while self._result is None:
+            if (host := self._claim()) is not None:
+                await self._work(host, is_alone=is_alone)
+            else:
+                await self._left.wait()
+
+    def _claim(self) -> Loop | None:
+        """Become the host, unless a loop that still exists is it."""
+        with self._claims:
+            if self._host is not None and self._host.call_soon(_nothing):
+                return None
+            self._buffer.put_all_back()
+            self._left.clear()
+            self._host = Loop()
+            return self._host
+
+    def _is_hosted(self) -> bool:
+        """Whether some loop sends, or a thread is about to have one."""
+        host, keeper = self._host, self._keeper
+        return (host is not None and host.call_soon(_nothing)) or (keeper is not None and keeper.is_alive())
+
+    async def _work(self, host: Loop, *, is_alone: bool) -> None:
+        try:
+            await self._worker.run(is_alone=is_alone)
+            if self._host is host:
+                self._finish()
+        except Exception as exc:  # a fault of ours must not bring down the program's task group
+            self._troubles.report("internal", f"the exporter stumbled: {type(exc).__name__}: {exc}")
+            await anyio.sleep(_STUMBLE_DELAY)
+        finally:
+            if self._host is host:
+                self._host = None
+                self._left.set()
+
+    async def _until(self, done: Signal, *, is_alone: bool) -> None:
+        """Wait, and send meanwhile if nobody else does: this loop may be the only one left."""
+        async with anyio.create_task_group() as group:
+
+            async def stand_by() -> None:
+                await self._stand_by(is_alone=is_alone)
+
+            group.start_soon(stand_by)
+            await done.wait()
+            group.cancel_scope.cancel()
+
+    async def settled(self, first: int, last: int, timeout: float | None = None) -> bool:
+        """Wait until every span with `first < number <= last` was delivered, dropped or spooled; nudges sending.
+
+        Args:
+            first: `position` before the spans ended.
+            last: `position` after they ended.
+            timeout: Seconds to wait at most; None waits for as long as it takes.
+
+        Returns:
+            Whether they are settled.
+        """
+        return await self._settle(first, last, timeout, is_alone=False)
+
+    async def _settle(self, first: int, last: int, timeout: float | None, *, is_alone: bool) -> bool:
+        with self._watches.settled(first, last) as signal:
+            if signal.is_set():
+                # Who asks again and again (until the spool is empty, say) would keep the loop from sending else.
+                await anyio.lowlevel.checkpoint()
+            else:
+                self._worker.want(last)
+                with anyio.move_on_after(timeout):
+                    await self._until(signal, is_alone=is_alone)
+        return not self._buffer.unsettled(first, last)
+
+    async def flush(self, timeout: float | None = None) -> FlushResult:
+        """Send what waits now, and say what became of it.
+
+        Args:
+            timeout: Seconds to wait at most; None waits for as long as it takes.
+
+        Raises:
+            ClosedError: The exporter was closed.
+        """
+        self._check_open()
+        last = self.position
+        await self.settled(0, last, timeout)
+        return self._told(last)
+
+    def flush_blocking(self, timeout: float | None = None) -> FlushResult:
+        """`flush` for plain threads; on the thread of a running loop it only starts sending, as waiting would block it.
+
+        Raises:
+            ClosedError: The exporter was closed.
+        """
+        self._check_open()
+        last = self.position
+        if not self._is_hosted():
+            self._send_here(lambda: self._settle(0, last, timeout, is_alone=True))
+        else:
+            self._worker.want(last)
+            with self._watches.settled(0, last) as signal:
+                if not self._is_here():
+                    signal.wait_blocking(timeout)
+        return self._told(last)
+
+    async def aclose(self, timeout: float | None = None) -> FlushResult:
+        """Send what waits, then close; what is left at the deadline is dropped as `shutdown`.
+
+        Cancellation waits for the deadline. Called again it returns the same result.
+
+        Args:
+            timeout: Seconds to take at most; None takes `shutdown_timeout` of the options.
+        """
+        await self._close(self._begin_close(timeout), is_alone=False)
+        return self._finish()
+
+    async def _close(self, deadline: float, *, is_alone: bool) -> None:
+        with anyio.CancelScope(shield=True), anyio.move_on_after(max(deadline - time.monotonic(), 0)):
+            if self._result is None:
+                await self._until(self._closed, is_alone=is_alone)
+
+    def shutdown(self, timeout: float | None = None) -> FlushResult:
+        """`aclose` for plain threads.
+
+        On the thread of the loop that sends, waiting would stop the sending: there it only begins, the result
+        says what is pending, and a later call says how it ended.
+
+        Args:
+            timeout: Seconds to take at most; None takes `shutdown_timeout` of the options.
+        """
+        deadline = self._begin_close(timeout)
+        if self._result is None:
+            if not self._is_hosted():
+                self._send_here(lambda: self._close(deadline, is_alone=True))
+            elif self._is_here():
+                return self._told(self.position)
+            else:
+                self._closed.wait_blocking(max(deadline - time.monotonic(), 0))
+        return self._finish()
+
+    def _is_here(self) -> bool:
+        host = self._host
+        return host is not None and host.is_here
+
+    def _send_here(self, func: Callable[[], Awaitable[object]]) -> None:
+        """Run `func` in a loop of its own, unless one runs in this thread, which must not be held up."""
+        if current_task() is None:
+            with suppress(RuntimeError):  # a loop runs here after all, and this is one of its callbacks
+                run_inline(func)
+
+    def stats(self) -> ExportStats:
+        """The books at this instant."""
+        books, worker = self._buffer.books(), self._worker
+        since = self._buffer.waiting_since()
+        return ExportStats(
+            ended=books.ended,
+            delivered=books.delivered,
+            dropped=dict(books.dropped),
+            spooled=books.spooled,
+            queued=books.queued,
+            in_flight=books.in_flight,
+            queue_bytes=books.memory_bytes,
+            requests=worker.requests,
+            retried=worker.retried,
+            rejected=worker.rejected,
+            last_error=self._troubles.latest,
+            oldest_age=0.0 if since is None else max(time.monotonic() - since, 0.0),
+        )
+
+    def keep(self, keeper: Keeper) -> None:
+        """Rely on `keeper` to run this, and, after a fork, to do so anew before the first span is sent."""
+        self._keeper = keeper
+        keeper.launch()
+
+    def _forked(self) -> None:
+        """In a child process: nothing waits, because the parent sends what it had, and nobody sends yet."""
+        is_closed = self._worker.is_closing
+        self._worker.abandon()
+        self._set_up()
+        if is_closed:
+            self._worker.close(-math.inf)
+            self._finish()
+        else:
+            self._revive = None if self._keeper is None else self._keeper.launch
+
+    def _check_open(self) -> None:
+        if self._worker.is_closing:
+            raise ClosedError("the exporter is closed")
+
+    def _begin_close(self, timeout: float | None) -> float:
+        deadline = time.monotonic() + (self._config.shutdown_timeout if timeout is None else timeout)
+        self._worker.close(deadline)
+        return deadline
+
+    def _told(self, last: int) -> FlushResult:
+        pending = self._buffer.unsettled(0, last)
+        books = self._buffer.books()
+        return FlushResult(books.delivered, dict(books.dropped), pending)
+
+    def _finish(self) -> FlushResult:
+        if self._result is None:
+            self._buffer.drop_all("shutdown")
+            self._result = self._told(self.position)
+            self._worker.leave()
+            self._watches.tell()
+            self._closed.set()
+        return self._result
+
+
+def _nothing() -> None:
+    pass
+
+
+_exporters: weakref.WeakSet[Exporter] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for exporter in list(_exporters):
+        exporter._forked()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,70 @@
+"""A home for an exporter in programs without a loop: one daemon thread with a loop of its own."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from contextlib import suppress
+
+import anyio
+import anyio.lowlevel
+
+from .._loop import run_inline
+from ._exporter import Exporter
+from ._fork import importing
+
+__all__ = ["ThreadHost"]
+
+
+class ThreadHost:
+    """Runs one exporter on a daemon thread until it is closed, at the latest when the interpreter exits.
+
+    In a child process after a fork the thread starts again with the first span.
+
+        host = ThreadHost()
+        host.start(exporter)
+    """
+
+    def __init__(self) -> None:
+        self._exporter: Exporter | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self, exporter: Exporter) -> None:
+        """Start the thread; the interpreter's exit closes `exporter` within its `shutdown_timeout`."""
+        self._exporter = exporter
+        atexit.register(exporter.shutdown)
+        exporter.keep(self)
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait in the calling thread until the thread has ended, which it does once the exporter is closed.
+
+        Args:
+            timeout: Seconds to wait at most.
+
+        Returns:
+            Whether it has ended.
+        """
+        thread = self._thread
+        if thread is None or thread is threading.current_thread():
+            return False
+        thread.join(timeout)
+        return not thread.is_alive()
+
+    def launch(self) -> None:
+        """Start a thread for the exporter, which has none or lost it in a fork."""
+        self._thread = threading.Thread(target=self._run, name="genai_async-export", daemon=True)
+        self._thread.start()
+
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def _run(self) -> None:
+        exporter = self._exporter
+        if exporter is None:
+            return
+        with importing:
+            run_inline(anyio.lowlevel.checkpoint)  # asyncio and what anyio needs of it load now
+        with suppress(RuntimeError):  # the loop cannot take itself down in order while the interpreter exits
+            run_inline(exporter.run_alone)
+        atexit.unregister(exporter.shutdown)

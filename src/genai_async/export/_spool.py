@@ -1,0 +1,322 @@
+"""Spans on disk until they are delivered, in the file format of OpenTelemetry: a TracesData in JSON per line.
+
+A process writes segments `<owner>-<number>.jsonl` and holds a lock on `<owner>.lock` while it lives. Whoever gets
+the lock of another owner knows that it is dead and renames its segments to his own; as a rename succeeds for one
+only, no segment has two owners. Nothing is synced to the platter: what is written outlives the process, not a
+failing machine. Files of other names are left alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import secrets
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from ._body import body
+from ._encode import Group
+
+try:
+    import fcntl
+except ImportError:  # Windows: nobody can be told dead there, so what a process left waits for a directory's last user
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["Load", "Segment", "Spool", "parse"]
+
+_SEGMENT = re.compile(r"([0-9a-f]{16})-([0-9]{10})\.jsonl")
+_UNFINISHED = re.compile(r"([0-9a-f]{16})-([0-9]{10})\.part")
+_OURS = re.compile(r"([0-9a-f]{16})(-[0-9]{10}\.(jsonl|part)|\.lock)")
+
+
+class _Scope(msgspec.Struct, rename="camel", omit_defaults=True):
+    scope: msgspec.Raw = msgspec.Raw(b"{}")
+    spans: list[msgspec.Raw] = []
+    schema_url: str = ""
+
+
+class _Resource(msgspec.Struct, rename="camel", omit_defaults=True):
+    resource: msgspec.Raw = msgspec.Raw(b"{}")
+    scope_spans: list[_Scope] = []
+    schema_url: str = ""
+
+
+class _Traces(msgspec.Struct, rename="camel"):
+    resource_spans: list[_Resource]
+
+
+_read_traces = msgspec.json.Decoder(_Traces).decode
+
+
+def parse(line: bytes) -> Iterator[tuple[Group, bytes]]:
+    """The spans of one line, each with its encoded resource and scope.
+
+    Raises:
+        ValueError: The line is not a TracesData.
+    """
+    line.decode()  # texts that are only passed on are not looked at below, and one bad byte would spoil a whole request
+    for resource in _read_traces(line).resource_spans:
+        outer = b'"resource":%b%b' % (_object(resource.resource), _schema(resource.schema_url))
+        for scope in resource.scope_spans:
+            inner = b'"scope":%b%b' % (_object(scope.scope), _schema(scope.schema_url))
+            for span in scope.spans:
+                yield (outer, inner), _object(span)
+
+
+def _object(value: msgspec.Raw) -> bytes:
+    data = bytes(value)
+    if not data.startswith(b"{"):
+        raise ValueError("no JSON object where one belongs")
+    return data
+
+
+def _schema(url: str) -> bytes:
+    return b',"schemaUrl":%b' % msgspec.json.encode(url) if url else b""
+
+
+@dataclass(slots=True, eq=False)
+class Segment:
+    """One file: so many spans, on disk since then (wall clock)."""
+
+    path: Path
+    count: int
+    size_bytes: int
+    since: float
+    attempts: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Load:
+    """Segments that are being delivered together, and how many of their spans are not settled yet."""
+
+    segments: list[Segment]
+    left: int
+    is_split: bool = False
+
+    @property
+    def since(self) -> float:
+        """When the newest of them was written."""
+        return max(segment.since for segment in self.segments)
+
+    @property
+    def attempts(self) -> int:
+        """Requests for these spans that failed."""
+        return max(segment.attempts for segment in self.segments)
+
+
+class Spool:
+    """The segments of one process in a directory.
+
+    `open`, `write`, `read`, `unlink` and `close` touch the disk: they block and raise OSError, and change nothing here,
+    so they may run in another thread. The others belong to the loop that sends.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self._directory = Path(directory)
+        self._owner = ""
+        self._lock = -1
+        self._numbers = itertools.count(1)
+        self._waiting: deque[Segment] = deque()
+        self._out: dict[Load, None] = {}
+        self.size_bytes = 0
+        self.waiting_bytes = 0
+        self.waiting_spans = 0
+
+    def open(self) -> list[Segment]:
+        """Make the directory usable and take over what dead processes left, to be added."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._own()
+        return self._take_over()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this process has its place in the directory."""
+        return self._lock >= 0
+
+    @property
+    def oldest(self) -> float | None:
+        """When the oldest segment was written, by the wall clock, or None without one that waits."""
+        return self._waiting[0].since if self._waiting else None
+
+    def write(self, spans: Iterable[tuple[Group, bytes]], count: int) -> Segment:
+        """Put spans on disk, all of them, or an error and none; the segment is to be added."""
+        final = self._next_path()
+        unfinished = final.with_suffix(".part")
+        line = body(spans) + b"\n"
+        try:
+            with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(line)
+            path = unfinished.rename(final)
+        except OSError:
+            unfinished.unlink(missing_ok=True)
+            raise
+        return Segment(path, count, len(line), time.time())
+
+    def lift(self, max_spans: int, max_bytes: int) -> Load | None:
+        """The next segments, as many as fit into one request and one at least."""
+        taken: list[Segment] = []
+        spans = size = 0
+        while self._waiting:
+            segment = self._waiting[0]
+            spans, size = spans + segment.count, size + segment.size_bytes
+            if taken and (spans > max_spans or size > max_bytes):
+                break
+            taken.append(self._waiting.popleft())
+            self._count(segment, -1)
+        return self._load(taken)
+
+    def _load(self, segments: list[Segment]) -> Load | None:
+        if not segments:
+            return None
+        load = Load(segments, sum(segment.count for segment in segments))
+        self._out[load] = None
+        return load
+
+    def give_all_back(self) -> None:
+        """Every segment that nobody is delivering any more waits again."""
+        for load in list(self._out):
+            if not load.is_split:
+                self.give_back(load)
+
+    def give_back(self, load: Load) -> None:
+        """The segments wait again, before all others."""
+        del self._out[load]
+        self._waiting.extendleft(reversed(load.segments))
+        for segment in load.segments:
+            self._count(segment, 1)
+
+    def read(self, load: Load) -> list[tuple[Group, bytes]]:
+        """The spans of a load; lines that are torn or no traces yield none."""
+        found: list[tuple[Group, bytes]] = []
+        for segment in load.segments:
+            try:
+                found += _spans(segment.path)
+            except OSError:  # somebody deleted it
+                continue
+        return found
+
+    def discard(self, load: Load) -> None:
+        """The segments are delivered or given up."""
+        self._out.pop(load, None)
+        self.size_bytes -= sum(segment.size_bytes for segment in load.segments)
+
+    def unlink(self, load: Load) -> None:
+        """Delete the files of discarded segments."""
+        for segment in load.segments:
+            segment.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Leave the directory: what is still in it is for the next process."""
+        if self._lock >= 0:
+            if not self.size_bytes:
+                self._directory.joinpath(f"{self._owner}.lock").unlink(missing_ok=True)
+            os.close(self._lock)
+            self._lock = -1
+
+    def forget(self) -> None:
+        """In a forked child: the segments are the parent's, and so is its lock."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _own(self) -> None:
+        """Take a place of our own; another process may tidy up the lock file before it is locked."""
+        while self._lock < 0:
+            owner = secrets.token_hex(8)
+            path = self._directory / f"{owner}.lock"
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            if _lock(fd) and path.exists():
+                self._owner, self._lock = owner, fd
+            else:
+                os.close(fd)
+
+    def _take_over(self) -> list[Segment]:
+        names: dict[str, list[str]] = {}
+        for name in sorted(entry.name for entry in self._directory.iterdir()):
+            if match := _OURS.fullmatch(name):
+                names.setdefault(match[1], []).append(name)
+        taken: list[Segment] = []
+        for owner, files in names.items():
+            if owner != self._owner and (f"{owner}.lock" not in files or self._is_dead(owner)):
+                taken += self._inherit(files)
+        return taken
+
+    def _is_dead(self, owner: str) -> bool:
+        """Whether nobody holds the lock; if so its file goes, and the segments are anyone's to rename."""
+        if fcntl is None:
+            return False
+        path = self._directory / f"{owner}.lock"
+        try:
+            fd = os.open(path, os.O_RDWR)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        try:
+            if not _lock(fd):
+                return False
+            path.unlink(missing_ok=True)
+            return True
+        finally:
+            os.close(fd)
+
+    def _inherit(self, names: Iterable[str]) -> Iterator[Segment]:
+        for name in names:
+            path = self._directory / name
+            if _UNFINISHED.fullmatch(name):  # its spans were never accepted
+                path.unlink(missing_ok=True)
+            elif _SEGMENT.fullmatch(name) and (segment := self._rename(path)) is not None:
+                yield segment
+
+    def _rename(self, path: Path) -> Segment | None:
+        """Make a segment ours; None if another process was faster, or if there is no span in it."""
+        try:
+            mine = path.rename(self._next_path())
+            status = mine.stat()
+            count = sum(1 for _ in _spans(mine))
+            if count:
+                return Segment(mine, count, status.st_size, status.st_mtime)
+            mine.rename(mine.with_suffix(".bad"))
+        except OSError:
+            pass
+        return None
+
+    def add(self, segment: Segment) -> None:
+        """A segment is on disk and waits."""
+        self.size_bytes += segment.size_bytes
+        self._waiting.append(segment)
+        self._count(segment, 1)
+
+    def _count(self, segment: Segment, sign: int) -> None:
+        self.waiting_spans += sign * segment.count
+        self.waiting_bytes += sign * segment.size_bytes
+
+    def _next_path(self) -> Path:
+        return self._directory / f"{self._owner}-{next(self._numbers):010}.jsonl"
+
+
+def _lock(fd: int) -> bool:
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _spans(path: Path) -> list[tuple[Group, bytes]]:
+    found: list[tuple[Group, bytes]] = []
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                found += parse(line)
+            except (ValueError, RecursionError):  # torn or foreign
+                continue
+    return found

@@ -1,0 +1,155 @@
+"""The part of the worker that keeps spans on disk: when to write, what to send next, what to delete."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Protocol, TypeVar
+
+from ._buffer import Batch, Buffer
+from ._config import ExportConfig
+from ._spool import Load, Spool
+from ._trouble import Troubles
+
+__all__ = ["OffLoop", "Store"]
+
+_T = TypeVar("_T")
+
+# A span is safe after this; waiting a little makes one file of many spans.
+_STOW_DELAY = 0.05
+# A disk that fails is left alone for so long, and spans stay in memory meanwhile.
+_REPAIR_DELAY = 10.0
+
+
+class OffLoop(Protocol):
+    """Calls a blocking function where it holds nobody up."""
+
+    async def __call__(self, func: Callable[..., _T], *args: Any) -> _T: ...
+
+
+class Store:
+    """Joins a spool with the books of a buffer; used by the worker only."""
+
+    def __init__(self, config: ExportConfig, spool: Spool, buffer: Buffer, troubles: Troubles) -> None:
+        self._config = config
+        self._spool = spool
+        self._buffer = buffer
+        self._troubles = troubles
+        self._broken_until = 0.0
+        self.is_busy = False
+        self.is_hurried = False
+
+    def is_usable(self, now: float) -> bool:
+        """Whether spans go to disk now; while the disk fails they are sent from memory."""
+        return now >= self._broken_until
+
+    def stow_due(self, now: float) -> float:
+        """When the spans in the queue are to be written; infinity without any, or while some are being written."""
+        oldest = self._buffer.oldest()
+        if oldest is None or self.is_busy or not self.is_usable(now):
+            return math.inf
+        if self._buffer.is_full() or self.is_hurried:
+            return now
+        return oldest + min(_STOW_DELAY, self._config.schedule_delay)
+
+    def send_due(self, now: float) -> float:
+        """When the next spans on disk are to be sent."""
+        spool, config = self._spool, self._config
+        if (oldest := spool.oldest) is None:
+            self.is_hurried = self.is_hurried and (self.is_busy or self._buffer.oldest() is not None)
+            return math.inf
+        is_full = spool.waiting_spans >= config.max_batch_spans or spool.waiting_bytes >= config.max_batch_bytes
+        if is_full or self.is_hurried:
+            return now
+        return now + max(oldest + config.schedule_delay - time.time(), 0)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits on disk and nothing is being written."""
+        return self._spool.oldest is None and not self.is_busy
+
+    async def open(self, off_loop: OffLoop) -> None:
+        """Take our place in the directory, with what dead processes left there."""
+        if self._spool.is_open:
+            return
+        try:
+            found = await off_loop(self._spool.open)
+        except OSError as exc:
+            self._break(exc)
+            return
+        for segment in found:
+            self._spool.add(segment)
+            self._buffer.adopt(segment.count)
+
+    async def stow(self, batch: Batch, off_loop: OffLoop) -> None:
+        """Write a batch; if the disk fails it goes back to the queue and is sent from memory."""
+        try:
+            await self.open(off_loop)
+            if self._spool.size_bytes + batch.size_bytes > self._config.max_spool_bytes:
+                self._buffer.settle(batch, {"spool_full": len(batch.spans)})
+            elif self._spool.is_open:
+                self._spool.add(await off_loop(self._spool.write, batch.spans, len(batch.spans)))
+                self._buffer.stow(batch)
+            else:
+                self._buffer.put_back(batch)
+        except OSError as exc:
+            self._buffer.put_back(batch)
+            self._break(exc)
+        finally:
+            self.is_busy = False
+
+    def next_load(self) -> Load | None:
+        """The spans on disk to send next."""
+        return self._spool.lift(self._config.max_batch_spans, self._config.max_batch_bytes)
+
+    async def read(self, load: Load, off_loop: OffLoop) -> Batch | None:
+        """The spans of a load, in flight; None if none can be read, or all of them are too old."""
+        if load.since < time.time() - self._config.max_spool_age:
+            self._buffer.drop_spooled("spool_expired", load.left)
+            await self._delete(load, off_loop)
+            return None
+        batch = self._buffer.lift(load, await off_loop(self._spool.read, load))
+        if batch.spans:
+            return batch
+        self._buffer.settle(batch)
+        await self._delete(load, off_loop)
+        return None
+
+    def returned(self, load: Load) -> None:
+        """A load could not be delivered now."""
+        for segment in load.segments:
+            segment.attempts += 1
+        self._spool.give_back(load)
+
+    async def settled(self, load: Load, count: int, off_loop: OffLoop) -> None:
+        """So many spans of a load are delivered or given up."""
+        load.left -= count
+        if load.left <= 0:
+            await self._delete(load, off_loop)
+
+    def give_all_back(self) -> None:
+        """Nobody delivers loads any more."""
+        self._spool.give_all_back()
+
+    def close(self) -> None:
+        """Leave what is on disk to the next process."""
+        with suppress(OSError):
+            self._spool.close()
+
+    def forget(self) -> None:
+        """In a forked child: all of it is the parent's."""
+        with suppress(OSError):
+            self._spool.forget()
+
+    async def _delete(self, load: Load, off_loop: OffLoop) -> None:
+        self._spool.discard(load)
+        try:
+            await off_loop(self._spool.unlink, load)
+        except OSError as exc:
+            self._break(exc)
+
+    def _break(self, exc: OSError) -> None:
+        self._broken_until = time.monotonic() + _REPAIR_DELAY
+        self._troubles.report("spool", f"the spool cannot be used, spans stay in memory: {type(exc).__name__}")

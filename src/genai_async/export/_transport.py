@@ -1,0 +1,199 @@
+"""One POST over httpx, with caps on time and size; the one place that turns httpx's errors into ours.
+
+The transport of httpx is used without its client: the client logs every URL at INFO, and keys may be in it; it
+would also keep cookies and could follow redirects, and an exporter wants neither.
+"""
+
+from __future__ import annotations
+
+import importlib
+import ssl
+import zlib
+from collections.abc import AsyncIterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import anyio
+import httpx
+
+from ._reply import MAX_RESPONSE_BYTES, Reply, SendError
+
+if TYPE_CHECKING:
+    from ._config import ExportConfig
+
+__all__ = ["Transport"]
+
+_INFLATE_ANY = 47
+
+# The first look-up of a host would import it else, maybe while the program forks.
+importlib.import_module("encodings.idna")
+
+
+class Transport:
+    """Connections to one endpoint, kept alive between requests.
+
+    Building one reads certificate stores, which takes up to 0.4 s: never on a loop that others share.
+    """
+
+    def __init__(self, config: ExportConfig) -> None:
+        try:
+            self._url = httpx.URL(config.endpoint)
+            self._inner = config.transport or _connections(config)
+        except (OSError, ValueError, httpx.InvalidURL) as exc:
+            raise SendError(
+                f"cannot set up the connection: {type(exc).__name__}", is_retryable=isinstance(exc, OSError)
+            ) from exc
+        self._timeout = httpx.Timeout(config.timeout, pool=None).as_dict()
+        self._headers = {
+            "User-Agent": _user_agent(),
+            **config.headers,
+            "Content-Type": "application/json",
+            "Accept-Encoding": "gzip",
+        }
+
+    async def post(self, content: bytes, headers: Mapping[str, str]) -> Reply:
+        """Send one request and read its response, without a deadline of its own.
+
+        Raises:
+            SendError: There is no response.
+        """
+        try:
+            request = httpx.Request(
+                "POST",
+                self._url,
+                headers={
+                    name.encode(): value.encode("latin-1") for name, value in {**self._headers, **headers}.items()
+                },
+                content=content,
+                extensions={"timeout": self._timeout},
+            )
+            request.stream = _Content(content)
+            response = await self._inner.handle_async_request(request)
+            try:
+                return await _read(response)
+            finally:
+                await response.aclose()
+        except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL) as exc:
+            raise SendError(type(exc).__name__, is_retryable=False) from exc
+        except (httpx.HTTPError, httpx.StreamError, OSError, ssl.SSLError) as exc:
+            raise SendError(type(exc).__name__, is_retryable=True) from exc
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._inner.aclose()
+
+
+class _Content(httpx.AsyncByteStream):
+    """A body without a generator: a request that breaks off would leave httpx's to the garbage collector, at which
+    trio warns.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return _Once(self._content)
+
+
+class _Once:
+    """One piece of a body."""
+
+    def __init__(self, content: bytes) -> None:
+        self._pieces = iter([content])
+
+    def __aiter__(self) -> _Once:
+        return self
+
+    async def __anext__(self) -> bytes:
+        for piece in self._pieces:
+            return piece
+        raise StopAsyncIteration
+
+
+def _connections(config: ExportConfig) -> httpx.AsyncHTTPTransport:
+    proxy = _proxy(config.endpoint)
+    limits = httpx.Limits(max_connections=config.max_requests, max_keepalive_connections=config.max_requests)
+    return httpx.AsyncHTTPTransport(verify=_tls(config, proxy), trust_env=True, limits=limits, proxy=proxy)
+
+
+def _tls(config: ExportConfig, proxy: str | None) -> ssl.SSLContext | bool:
+    secure = config.endpoint.startswith("https:") or (proxy or "").startswith("https:")
+    if not secure:
+        # Nothing will use it; one that trusts nobody costs nothing to make.
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if config.certificate is None and config.client_certificate is None:
+        return True
+    context = ssl.create_default_context(cafile=config.certificate)
+    if config.client_certificate is not None:
+        context.load_cert_chain(config.client_certificate, config.client_key)
+    return context
+
+
+def _proxy(endpoint: str) -> str | None:
+    """The proxy that HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY name; none to this machine, as in Go.
+
+    A collector mostly runs beside its program, and a proxy elsewhere could not reach it there.
+    """
+    parts = urlsplit(endpoint)
+    host = parts.hostname or ""
+    proxies = getproxies()
+    if _is_here(host) or proxy_bypass(host):
+        return None
+    found = proxies.get(parts.scheme) or proxies.get("all")
+    return found if found is None or "://" in found else f"http://{found}"
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _user_agent() -> str:
+    """The distribution's name before the name that OTLP asks for (protocol/exporter.md, "User Agent")."""
+    try:
+        own = version("genai-async")
+    except PackageNotFoundError:
+        own = "0"
+    return f"genai-async/{own} OTel-OTLP-Exporter-Python/{version('opentelemetry-sdk')}"
+
+
+async def _read(response: httpx.Response) -> Reply:
+    body, problem = await _body(response)
+    return Reply(
+        response.status_code,
+        response.headers.get("retry-after"),
+        body if body is None or len(body) <= MAX_RESPONSE_BYTES else None,
+        problem,
+        is_too_large=body is not None and len(body) > MAX_RESPONSE_BYTES,
+    )
+
+
+async def _body(response: httpx.Response) -> tuple[bytes | None, str]:
+    """The decompressed body, cut soon after it is over the cap, or None and why it cannot be had."""
+    if response.is_stream_consumed:  # transports for tests hand out responses that are read and decoded already
+        return response.content, ""
+    raw = bytearray()
+    # Leaving the loop early would leave httpx's nested generators to the garbage collector, at which trio warns;
+    # a cancellation ends them from the inside.
+    with anyio.CancelScope() as scope:
+        async for chunk in response.aiter_raw():
+            if len(raw) <= MAX_RESPONSE_BYTES:
+                raw += chunk
+            else:
+                scope.cancel()
+    if len(raw) > MAX_RESPONSE_BYTES:
+        return bytes(raw), ""
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    if encoding in {"", "identity"}:
+        return bytes(raw), ""
+    if encoding not in {"gzip", "x-gzip", "deflate"}:
+        return None, "the response has an encoding that was not asked for"
+    try:
+        return zlib.decompressobj(_INFLATE_ANY).decompress(raw, MAX_RESPONSE_BYTES + 1), ""
+    except zlib.error:
+        return None, "the response is not what its encoding says"

@@ -1,0 +1,434 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+import subprocess
+import sys
+import weakref
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import pytest
+
+import genai_async as ga
+from genai_async.asgi import SessionMiddleware
+from genai_async.testing import assert_tree
+
+from .conftest import Spans
+
+pytestmark = pytest.mark.anyio
+
+App = Callable[[Any, Any, Any], Awaitable[None]]
+START = {"type": "http.response.start", "status": 200, "headers": ()}
+END = {"type": "http.response.body"}
+
+
+async def run(app: App, *messages: dict[str, Any], scope: dict[str, Any] | None = None, **options: Any) -> list[Any]:
+    """Run an application for one connection on which these messages come in, and give what it sent."""
+    arriving = iter(messages)
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return next(arriving)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    given: dict[str, Any] = {"type": "http", "path": "/", "headers": [(b"x-session-id", b"c")], **(scope or {})}
+    await SessionMiddleware(app, **{"turn": ("request", "message"), **options})(given, receive, send)
+    return sent
+
+
+async def test_other_scopes_pass_untouched() -> None:
+    """Lifespan and what a future specification brings reach the application as they are."""
+    scope = {"type": "lifespan"}
+    seen: list[Any] = []
+
+    async def app(*given: Any) -> None:
+        seen.extend(given)
+
+    await SessionMiddleware(app)(scope, test_other_scopes_pass_untouched, run)
+    assert seen == [scope, test_other_scopes_pass_untouched, run]
+    assert scope == {"type": "lifespan"}
+
+
+@pytest.mark.parametrize(
+    ("path", "is_excluded"),
+    [
+        ("/health", True),
+        ("/health/live", True),
+        ("/healthy", False),
+        ("/", True),
+        ("/static/a.js", True),
+        ("/a", False),
+    ],
+)
+async def test_excluded_paths(path: str, is_excluded: bool) -> None:
+    """An excluded path passes untouched with all below it; the root excludes only itself."""
+    seen: list[ga.Session | None] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(ga.current_session())
+
+    await run(app, scope={"path": path}, exclude=["/health", "/static/", "/"])
+    assert (seen[0] is None) is is_excluded
+
+
+async def test_without_a_set_up() -> None:
+    """Where nothing is set up the application finds the same session, turn and header."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert ga.current_turn() is scope["state"]["turn"]
+        assert ga.current_session() is scope["state"]["session"]
+        await send(START)
+        await send(END)
+
+    assert (await run(app))[0]["headers"] == [(b"x-session-id", b"c")]
+    assert ga.current_session() is None
+
+
+async def test_session_without_turns(spans: Spans) -> None:
+    """Without turns there is no span but those that the application starts."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert "turn" not in scope["state"]
+        assert ga.current_turn() is None
+        with ga.start_turn(agent_name="own"):
+            pass
+
+    await run(app, turn=None)
+    (turn,) = spans.all
+    assert (turn.name, turn.attributes["gen_ai.conversation.id"]) == ("invoke_agent own", "c")
+
+
+async def test_state_of_the_application(spans: Spans) -> None:
+    """The state is the server's own dict, and what stands there under the same name stays."""
+    state = {"session": "a database"}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["state"] is state
+        assert isinstance(state["turn"], ga.Turn)
+
+    await run(app, scope={"state": state})
+    assert state["session"] == "a database"
+
+
+async def test_state_of_an_odd_kind(spans: Spans) -> None:
+    """A state that is no mapping is left alone."""
+    state = object()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["state"] is state
+        assert ga.current_turn() is not None
+
+    await run(app, scope={"state": state})
+
+
+async def test_turn_ends_with_the_body(spans: Spans) -> None:
+    """The turn is open until the last part of the body has been sent, and not longer."""
+    states: list[bool] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        turn = scope["state"]["turn"]
+        for message in (START, {**END, "more_body": True}, END):
+            states.append(turn.is_ended)
+            await send(message)
+        states.append(turn.is_ended)
+        assert ga.current_turn() is None
+        assert ga.current_session() is scope["state"]["session"]
+
+    await run(app)
+    assert states == [False, False, False, True]
+
+
+async def test_file_response_ends_the_turn(spans: Spans) -> None:
+    """A file that the server sends by itself is a whole body."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        await send({"type": "http.response.pathsend", "path": "/"})
+        assert scope["state"]["turn"].is_ended
+
+    await run(app)
+
+
+OUTCOMES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]], BaseException | None, str | None]] = {
+    "a good one": ([], [START, END], None, None),
+    "a client's error": ([], [{**START, "status": 404}, END], None, None),
+    "a server's error": ([], [{**START, "status": 503}, END], None, "503"),
+    "an error that was answered": ([], [{**START, "status": 500}, END], LookupError("x"), "LookupError"),
+    "an error after the response": ([], [START, END], LookupError("x"), None),
+    "an error in the stream": ([], [START], LookupError("x"), "LookupError"),
+    "no response": ([], [], None, "incomplete_response"),
+    "half a response": ([], [START], None, "incomplete_response"),
+    "a cancelled handler": ([], [START], asyncio.CancelledError(), "cancelled"),
+    "a client that has gone": ([{"type": "http.disconnect"}], [START], None, "abandoned"),
+    "cancelled for a client that has gone": (
+        [{"type": "http.disconnect"}],
+        [START],
+        asyncio.CancelledError(),
+        "abandoned",
+    ),
+    "an error beside a client that has gone": ([{"type": "http.disconnect"}], [START], LookupError("x"), "LookupError"),
+    "a client that goes after the response": ([{"type": "http.disconnect"}], [START, END], None, None),
+}
+
+
+@pytest.mark.parametrize("case", OUTCOMES)
+async def test_outcomes(case: str, spans: Spans) -> None:
+    """How a request ended is told apart: failed, cancelled, abandoned, or well."""
+    arriving, sending, error, expected = OUTCOMES[case]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if case.endswith("after the response"):
+            arriving.reverse()
+        else:
+            for _ in arriving:
+                await receive()
+        for message in sending:
+            await send(message)
+        if case.startswith("a client that goes"):
+            await receive()
+        if error is not None:
+            raise error
+
+    if error is None:
+        await run(app, *arriving)
+    else:
+        with pytest.raises(type(error)) as raised:
+            await run(app, *arriving)
+        assert raised.value is error
+    (turn,) = spans.all
+    assert turn.attributes.get("error.type") == expected
+    assert turn.status == ("UNSET" if expected is None else "ERROR")
+
+
+async def test_send_to_a_client_that_has_gone(spans: Spans) -> None:
+    """A server that raises where the client has gone leaves the turn abandoned, and its error passes."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+
+    async def send(message: Any) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        await SessionMiddleware(app, turn="request")({"type": "http", "path": "/", "headers": []}, run, send)
+    assert spans.all[0].attributes["error.type"] == "abandoned"
+
+
+async def test_timed_out_handler(spans: Spans) -> None:
+    """A deadline around the application shows as a time-out."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await anyio.sleep_forever()
+
+    with anyio.move_on_after(0.01):
+        await run(app)
+    assert spans.all[0].attributes["error.type"] == "timeout"
+
+
+async def test_tasks_of_the_turn(spans: Spans) -> None:
+    """A turn waits for the tasks that were started in it, also beyond its response."""
+
+    async def later() -> None:
+        await anyio.sleep(0)
+        with ga.start_tool("later"):
+            await anyio.sleep(0)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["state"]["turn"].start_soon(later)
+        await send(START)
+        await send(END)
+
+    await run(app, agent_name="bot")
+    assert_tree(spans.capture, "invoke_agent bot\n  execute_tool later")
+    tool, turn = spans.named("execute_tool later")[0], spans.named("invoke_agent bot")[0]
+    assert tool.end_ns <= turn.end_ns
+
+
+async def test_task_that_fails(spans: Spans) -> None:
+    """A failing task of the turn fails the turn and comes out of the application, as from a task group."""
+
+    async def later() -> None:
+        raise LookupError("x")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["state"]["turn"].start_soon(later)
+        await send(START)
+        await send(END)
+
+    with pytest.raises(ExceptionGroup):
+        await run(app)
+    assert spans.all[0].attributes["error.type"] == "LookupError"
+
+
+async def test_tasks_of_the_session(spans: Spans) -> None:
+    """A session's tasks are waited for; they are not in the turn, which ends before."""
+    ended: list[bool] = []
+
+    async def later(turn: ga.Turn) -> None:
+        await anyio.sleep(0)
+        ended.append(turn.is_ended)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["state"]["session"].start_soon(later, scope["state"]["turn"])
+        await send(START)
+        await send(END)
+
+    await run(app)
+    assert ended == [True]
+
+
+async def test_task_that_outlives_the_request(spans: Spans) -> None:
+    """A span in a task that nobody waits for is ended by its own block, not by the request's end."""
+    go_on, tasks = asyncio.Event(), []
+
+    async def forgotten() -> None:
+        with ga.start_tool("forgotten"):
+            await go_on.wait()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        tasks.append(asyncio.create_task(forgotten()))
+        await asyncio.sleep(0)
+        scope["state"]["turn"].start_tool("left open")
+        await send(START)
+        await send(END)
+
+    await run(app)
+    assert spans.capture.open == ["execute_tool forgotten"]
+    go_on.set()
+    await tasks[0]
+    assert spans.capture.open == []
+
+
+SOCKET = {"type": "websocket"}
+ACCEPT = {"type": "websocket.accept"}
+MESSAGE = {"type": "websocket.receive", "text": "hello"}
+GONE = {"type": "websocket.disconnect", "code": 1006}
+
+
+async def test_socket_denied() -> None:
+    """The response that denies a connection names the conversation, too."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.http.response.start", "status": 403, "headers": []})
+
+    assert (await run(app, scope=SOCKET))[0]["headers"] == [(b"x-session-id", b"c")]
+
+
+async def test_socket_without_turns(spans: Spans) -> None:
+    """Without turns for messages a connection is one session and no span."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(ACCEPT)
+        await receive()
+        assert ga.current_turn() is None
+        assert ga.current_session() is scope["state"]["session"]
+        await receive()
+
+    await run(app, MESSAGE, GONE, scope=SOCKET, turn="request")
+    assert spans.all == []
+
+
+async def test_socket_that_breaks_while_idle(spans: Spans) -> None:
+    """A client that goes while nothing is being done leaves the last turn as it was."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(ACCEPT)
+        await receive()
+        first = scope["state"]["turn"]
+        await receive()
+        assert first.is_ended
+        assert scope["state"]["turn"] is ga.current_turn() is not first
+        await receive()
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        await run(app, MESSAGE, MESSAGE, GONE, scope=SOCKET)
+    assert [turn.status for turn in spans.all] == ["UNSET", "UNSET"]
+
+
+async def test_socket_that_breaks_at_work(spans: Spans) -> None:
+    """A client that goes in the middle of an answer leaves its turn abandoned."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(ACCEPT)
+        await receive()
+        with ga.start_tool("look"):
+            await receive()
+
+    await run(app, MESSAGE, GONE, scope=SOCKET, agent_name="bot")
+    (turn,) = spans.named("invoke_agent bot")
+    assert turn.attributes["error.type"] == "abandoned"
+
+
+async def test_socket_handler_that_fails(spans: Spans) -> None:
+    """An error in a handler fails the turn of the message that it was about."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await receive()
+        raise LookupError("x")
+
+    with pytest.raises(LookupError):
+        await run(app, MESSAGE, MESSAGE, scope=SOCKET)
+    assert [turn.attributes.get("error.type") for turn in spans.all] == [None, "LookupError"]
+
+
+async def test_messages_received_in_another_task(spans: Spans) -> None:
+    """A handler finds the turn of the last message, also where a task of its own has received it."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for _ in range(2):
+            await asyncio.create_task(receive())
+            assert ga.current_turn() is scope["state"]["turn"]
+            with ga.start_tool("look"):
+                pass
+
+    await run(app, MESSAGE, MESSAGE, scope=SOCKET, agent_name="bot")
+    assert_tree(spans.capture, "invoke_agent bot\n  execute_tool look\ninvoke_agent bot\n  execute_tool look")
+
+
+async def test_nothing_is_left_for_the_collector(spans: Spans) -> None:
+    """A request leaves no cycles behind, although servers keep its scope."""
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.scope: dict[str, Any] = {"type": "http", "path": "/", "headers": []}
+
+        async def receive(self) -> None: ...
+
+        async def send(self, message: Any) -> None: ...
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        await send(END)
+
+    async def serve_once() -> weakref.ref[Cycle]:
+        cycle = Cycle()
+        await SessionMiddleware(app, turn="request")(cycle.scope, cycle.receive, cycle.send)
+        return weakref.ref(cycle)
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert (await serve_once())() is None
+    finally:
+        gc.enable()
+
+
+async def test_no_framework_is_imported() -> None:
+    """The middleware costs no import of a framework."""
+    frameworks = ("starlette", "fastapi", "litestar", "quart", "pydantic", "uvicorn")
+    code = f"import sys, genai_async.asgi; print([name for name in {frameworks} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+async def test_without_fastapi() -> None:
+    """Without FastAPI the dependency's module says what to install."""
+    code = "import sys; sys.modules['fastapi'] = None; import genai_async.fastapi"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "ImportError: genai_async.fastapi needs FastAPI: pip install 'genai-async[fastapi]'" in done.stderr

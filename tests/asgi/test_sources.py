@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from genai_async import ConfigurationError
+from genai_async.asgi import Baggage, Cookie, Header, Path, Query, SessionMiddleware, Source
+
+from .conftest import Spans
+
+pytestmark = pytest.mark.anyio
+
+
+def scope(path: str = "/", *headers: tuple[str, str], query: str = "", **more: Any) -> dict[str, Any]:
+    """The scope of a request."""
+    raw = [(name.encode(), value.encode("latin-1")) for name, value in headers]
+    return {"type": "http", "path": path, "headers": raw, "query_string": query.encode("latin-1"), **more}
+
+
+async def session_id(source: str | Source, scope: dict[str, Any], **options: Any) -> tuple[str, list[Any]]:
+    """The id that an application sees for a request, and its response's headers."""
+    seen: list[str] = []
+    sent: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["state"]["session"].session_id)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]})
+        await send({"type": "http.response.body"})
+
+    async def receive() -> Any:
+        return {"type": "http.request"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await SessionMiddleware(app, session_id=source, **options)(scope, receive, send)
+    return seen[0], sent[0]["headers"]
+
+
+async def coroutine(scope: Any) -> str | None:
+    """A source that has to wait."""
+    return str(scope["path"]).rpartition("/")[2]
+
+
+@pytest.mark.parametrize(
+    ("source", "given"),
+    [
+        ("X-Chat", scope("/", ("x-other", "no"), ("x-chat", "c-1"), ("x-chat", "c-2"))),
+        (Header("x-chat"), scope("/", ("x-chat", " c-1\t"))),
+        (Cookie("sid"), scope("/", ("cookie", "a=b; xsid=no; sid=c-1; sid=c-2"))),
+        (Cookie("sid"), scope("/", ("cookie", "a=b"), ("cookie", 'sid="c-1"'))),
+        (Query("chat"), scope(query="a=b&chat=c%2D1&chat=c-2")),
+        (Path("/chats/{chat}"), scope("/chats/c-1")),
+        (Path("/chats/{chat}"), scope("/chats/c-1/messages")),
+        (Path("/users/*/chats/{chat}/"), scope("/users/7/chats/c-1")),
+        (Path("/chats/{chat}"), scope("/api/chats/c-1", root_path="/api")),
+        (Path("/chats/chat-{chat}.html"), scope("/chats/chat-c-1.html")),
+        (Path("chat"), scope("/", path_params={"chat": "c-1"})),
+        (Baggage(), scope("/", ("baggage", "a=b,gen_ai.conversation.id = c%2D1;ttl=3"))),
+        (Baggage("chat"), scope("/", ("baggage", "a=b"), ("baggage", "chat=c-1"))),
+        (lambda scope: "c-1", scope()),
+        (coroutine, scope("/chats/c-1")),
+        (lambda scope: Header("x-chat")(scope) or Cookie("sid")(scope), scope("/", ("cookie", "sid=c-1"))),
+    ],
+)
+async def test_source(source: Any, given: dict[str, Any]) -> None:
+    """Each source finds the id where it is said to stand."""
+    found, _ = await session_id(source, given)
+    assert found == "c-1"
+
+
+@pytest.mark.parametrize(
+    ("source", "given"),
+    [
+        ("x-chat", scope()),
+        ("x-chat", scope("/", ("x-chat", ""))),
+        (Cookie("sid"), scope("/", ("cookie", "xsid=no; sid"))),
+        (Query("chat"), {"type": "http", "path": "/", "headers": []}),
+        (Path("/chats/{chat}"), scope("/chat/c-1")),
+        (Path("/chats/{chat}"), scope("/chats/")),
+        (Path("chat"), scope("/chat")),
+        (Baggage(), scope("/", ("baggage", "a=b"))),
+        (lambda scope: None, scope()),
+    ],
+)
+async def test_absent(source: Any, given: dict[str, Any], spans: Spans) -> None:
+    """Without an id a fresh one is made, and nothing is counted."""
+    found, _ = await session_id(source, given)
+    assert len(found) == 36
+    assert spans.faults == {}
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["x" * 129, "x" * 1_000_000, "a b", "a\x00b", "a\r\nb", "caf\xe9", "\xff\xfe", "<script>", '"', "a;b", "\\"],
+)
+async def test_unusable_id_is_replaced_and_counted(value: str, spans: Spans, quiet: Any) -> None:
+    """An id that is too long or has unusual characters is replaced by a fresh one, which goes back."""
+    quiet()
+    found, headers = await session_id("x-chat", scope("/", ("x-chat", value)))
+    assert len(found) == 36
+    assert headers == [(b"a", b"b"), (b"x-chat", found.encode())]
+    assert spans.faults == {"an unusable session id": 1}
+
+
+async def test_longest_id_is_taken() -> None:
+    """128 characters of a token are an id."""
+    assert (await session_id("x-chat", scope("/", ("x-chat", "a" * 128))))[0] == "a" * 128
+
+
+def broken(scope: Any) -> str:
+    """A source that fails."""
+    raise LookupError("secret")
+
+
+async def broken_later(scope: Any) -> str:
+    """A source that fails after a while."""
+    raise LookupError("secret")
+
+
+@pytest.mark.parametrize("source", [broken, broken_later])
+async def test_failing_source_is_counted(source: Any, spans: Spans, quiet: Any) -> None:
+    """A function that fails leaves the request alone, with a fresh id."""
+    quiet()
+    assert len((await session_id(source, scope()))[0]) == 36
+    assert spans.faults == {"a session id that could not be found": 1}
+
+
+@pytest.mark.parametrize("answer", [7, b"c-1", ["c-1"]])
+async def test_source_of_another_type(answer: Any, spans: Spans, quiet: Any) -> None:
+    """What is no text is no id."""
+    quiet()
+    assert len((await session_id(lambda scope: answer, scope()))[0]) == 36
+    assert spans.faults == {"an unusable session id": 1}
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "name"),
+    [
+        ("X-Chat", {}, b"x-chat"),
+        (Cookie("sid"), {}, b"x-session-id"),
+        ("x-chat", {"response_header": "X-Other"}, b"x-other"),
+        ("x-chat", {"response_header": ""}, None),
+        ("a", {}, None),
+    ],
+)
+async def test_response_header(source: Any, options: dict[str, Any], name: bytes | None) -> None:
+    """The id goes back in the header that it came in, in another, or in none; the application's own header wins."""
+    found, headers = await session_id(source, scope(), **options)
+    assert headers == [(b"a", b"b"), *([(name, found.encode())] if name else [])]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"session_id": 7},
+        {"session_id": "a b"},
+        {"session_id": "caf\xe9"},
+        {"turn": "always"},
+        {"turn": ["request", "always"]},
+        {"exclude": ["health"]},
+        {"exclude": [7]},
+        {"response_header": "a\r\nb"},
+        {"agentname": "bot"},
+    ],
+)
+async def test_wrong_options(options: dict[str, Any]) -> None:
+    """An option that cannot work is told of where it is given."""
+    with pytest.raises(ConfigurationError):
+        SessionMiddleware(broken_later, **options)
+
+
+@pytest.mark.parametrize("make", [lambda: Path("/chats"), lambda: Path("/{a}/{b}"), lambda: Cookie("a;b")])
+async def test_wrong_sources(make: Any) -> None:
+    """A source that could never find anything is told of, too."""
+    with pytest.raises(ConfigurationError):
+        make()
+
+
+async def test_repr() -> None:
+    """Sources show what they look for."""
+    assert repr(Path("/{a}")) == "Path('/{a}')"
+    assert repr(Baggage("chat")) == "Baggage(key='chat')"

@@ -1,0 +1,534 @@
+"""The gate: what of a text may be recorded. Off, redacted, size-capped, in that order."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+import genai_async as ga
+from genai_async._conversation._content import SLOW_CALLS, Gate
+from genai_async._conversation._copying import MAX_CONTENT_BYTES, shorten
+
+from .support import Traced, traced
+from .test_messages import check_schema
+
+SECRET = "s3cret"
+_VARIABLE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+CONTENT = {
+    "gen_ai.input.messages",
+    "gen_ai.output.messages",
+    "gen_ai.system_instructions",
+    "gen_ai.tool.definitions",
+    "gen_ai.tool.call.arguments",
+    "gen_ai.tool.call.result",
+}
+
+
+class Odd:
+    """An object whose text is what it holds."""
+
+    def __str__(self) -> str:
+        return f"odd {SECRET}"
+
+
+class SecretError(Exception):
+    """An error that tells too much."""
+
+
+def say_it_everywhere(session: ga.Session) -> None:
+    """Put the secret wherever content can go."""
+    with session.start_turn(SECRET, input_messages=[SECRET], system_instructions=SECRET) as turn:
+        turn.user(SECRET).record(output_messages=SECRET, tool_definitions=[ga.ToolDefinition("t", SECRET)])
+        tools = [{"name": "t", "description": SECRET, "input_schema": {"type": "object", "properties": {SECRET: {}}}}]
+        with turn.start_llm(
+            "m", provider_name="p", input_messages=SECRET, system_instructions=[SECRET], tool_definitions=tools
+        ) as llm:
+            llm.output(SECRET).think(SECRET)
+            llm.attach_media(uri=f"https://x/{SECRET}")
+            llm.attach_media(SECRET.encode())
+            llm.record(output_messages=ga.Message.assistant(tool_calls=[ga.ToolCallPart("t", "1", {SECRET: Odd()})]))
+        with turn.start_tool("t", arguments={"a": [SECRET, {SECRET: SECRET}]}) as tool:
+            tool.result = Odd()
+        with turn.start_tool("t", arguments=f'{{"a": "{SECRET}"}}') as tool:
+            tool.record(result=SECRET)
+        with turn.start_tool("t") as tool:
+            tool.result = [SECRET.encode()]
+        with turn.start_subagent("a", input_messages=SECRET, system_instructions=SECRET) as agent:
+            agent.record(output_messages={"role": "assistant", "content": [{"type": "odd", SECRET: SECRET}]})
+        with pytest.raises(SecretError), turn.start_tool("t"):
+            raise SecretError(SECRET)
+        turn.start_tool("t").end(error=f"what it said was {SECRET}")
+        turn.start_tool("t").record_error(SecretError(SECRET)).end()
+
+
+def set_it_everywhere(session: ga.Session) -> None:
+    """Put the secret into attributes of the caller's own."""
+    turn = session.start_turn(attributes={"own": SECRET, "nested": {"a": [SECRET], SECRET: 1}})
+    turn.set_attributes({"list": [SECRET], "odd": Odd(), "bytes": SECRET.encode(), "in list": [SECRET.encode(), Odd()]})
+    turn.end()
+
+
+def everything(spans: Traced) -> str:
+    """All that came out, as one text."""
+    return repr(spans.spans)
+
+
+def hide(text: str) -> str:
+    return text.replace(SECRET, "***")
+
+
+def test_content_is_recorded_unless_said_otherwise(spans: Traced, session: ga.Session) -> None:
+    """What the caller records by hand is kept by default, under every content attribute, along with its errors."""
+    say_it_everywhere(session)
+    assert {key for span in spans.spans for key in span.attributes} >= CONTENT
+    assert everything(spans).count(SECRET) > 15
+    error = spans.spans[-1]
+    (event,) = error.events
+    assert error.status_message == event.attributes["exception.message"] == SECRET
+    assert SECRET in event.attributes["exception.stacktrace"]
+
+
+def no_content(spans: Traced) -> None:
+    assert SECRET not in everything(spans)
+    assert not CONTENT & {key for span in spans.spans for key in span.attributes}
+    failed = spans.spans[-1]
+    assert (failed.status, failed.status_message) == ("ERROR", "")
+    assert failed.attributes["error.type"].endswith("SecretError")
+    (event,) = failed.events
+    assert list(event.attributes) == ["exception.type"]
+
+
+def test_nothing_leaks_when_capture_is_off() -> None:
+    """Without capture no text is recorded on any way, errors' messages and stacks included; the rest is."""
+    with traced(capture_content=False) as spans:
+        say_it_everywhere(ga.Session())
+        no_content(spans)
+
+
+def test_a_session_may_say_otherwise() -> None:
+    """A session's own word counts for all that is under it, in both directions, and for nothing else."""
+    with traced(capture_content=False) as spans:
+        ga.Session(capture_content=True).start_turn("kept").end()
+        ga.Session().start_turn("gone").end()
+        assert [span.attributes.get("gen_ai.input.messages") is None for span in spans.spans] == [False, True]
+    with traced() as spans:
+        say_it_everywhere(ga.Session(capture_content=False))
+        no_content(spans)
+
+
+@pytest.mark.parametrize("wrong", ["false", 1, "", object()])
+def test_a_session_whose_word_is_none_captures_nothing(spans: Traced, wrong: Any) -> None:
+    """Something else than a bool is no yes: it is counted, and no content is recorded."""
+    ga.Session(capture_content=wrong).start_turn("gone").end()
+    assert spans.json("gen_ai.input.messages") is None
+    assert spans.faults == {"capture_content": 1}
+
+
+@pytest.mark.parametrize(
+    ("value", "captures"),
+    [
+        ("SPAN_ONLY", True),
+        ("span_and_event", True),
+        ("NO_CONTENT", False),
+        ("no_content", False),
+        ("EVENT_ONLY", False),
+        ("", True),
+        ("true", False),
+        ("false", False),
+        ("1", False),
+    ],
+)
+def test_the_environments_word(
+    monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture, value: str, captures: bool
+) -> None:
+    """The official values decide in any case; any other one captures nothing and says so."""
+    monkeypatch.setenv(_VARIABLE, value)
+    with traced() as spans:
+        ga.Session().start_turn("x").end()
+        assert (spans.json("gen_ai.input.messages") is not None) is captures
+    assert bool(log.records) is (value in {"true", "false", "1"})
+
+
+@pytest.mark.parametrize("capture", [True, False])
+def test_an_option_outranks_the_environment(monkeypatch: pytest.MonkeyPatch, capture: bool) -> None:
+    """What the program says in code is what counts."""
+    monkeypatch.setenv(_VARIABLE, "NO_CONTENT" if capture else "SPAN_ONLY")
+    with traced(capture_content=capture) as spans:
+        ga.Session().start_turn("x").end()
+        assert (spans.json("gen_ai.input.messages") is not None) is capture
+
+
+def test_every_way_goes_through_the_redactor() -> None:
+    """With a redactor no text comes out that it would have changed, and every content attribute is still valid."""
+    with traced(redact=hide) as spans:
+        session = ga.Session(attributes={"session": SECRET})
+        say_it_everywhere(session)
+        set_it_everywhere(session)
+        assert SECRET not in everything(spans)
+        assert everything(spans).count("***") > 20
+        for span in spans.spans:
+            for key in CONTENT & span.attributes.keys():
+                value = json.loads(span.attributes[key])
+                if not key.startswith("gen_ai.tool.call"):
+                    check_schema(key, value)
+
+
+def test_own_attributes_are_redacted_without_capture() -> None:
+    """Attributes of the caller's own are kept without capture, and redacted all the same."""
+    with traced(capture_content=False, redact=hide) as spans:
+        set_it_everywhere(ga.Session(attributes={"session": SECRET}))
+        assert SECRET not in everything(spans)
+        assert spans.last().attributes["own"] == "***"
+        assert spans.last().attributes["bytes"] == "***"
+
+
+def test_keys_and_words_of_the_callers_are_redacted() -> None:
+    """Names of own attributes, and what looks like the conventions' words in parts that these do not know."""
+    odd = {"type": "odd", "id": SECRET, "role": SECRET, "mime_type": SECRET, "modality": SECRET}
+    call = {"type": "tool_call", "name": "t", "id": f"no word {SECRET}", "arguments": {}}
+    with traced(redact=hide) as spans:
+        session = ga.Session(agent_description=SECRET, attributes={f"session {SECRET}": 1})
+        turn = session.start_turn(attributes={f"own {SECRET}": 1}, agent_description=SECRET)
+        turn.set_attributes({f"set {SECRET}": 1})
+        turn.start_subagent("a", agent_description=SECRET).end()
+        turn.record(output_messages=[{"role": f"said by {SECRET}", "parts": [odd, call, {"type": f"odd {SECRET}"}]}])
+        turn.end()
+        assert SECRET not in everything(spans)
+        assert {"session ***", "own ***", "set ***"} <= spans.one("invoke_agent").attributes.keys()
+        (said,) = json.loads(spans.one("invoke_agent").attributes["gen_ai.output.messages"])
+        check_schema("gen_ai.output.messages", [said])
+        assert said["parts"][1]["type"] == "tool_call"
+
+
+def fails(text: str) -> str:
+    raise RuntimeError(text)
+
+
+async def later(text: str) -> str:
+    return text
+
+
+@pytest.mark.parametrize("redact", [fails, lambda text: 5, lambda text: later(text), lambda text: text.encode()])
+def test_a_redactor_that_fails_loses_the_text(redact: Callable[[str], Any], log: pytest.LogCaptureFixture) -> None:
+    """A redactor that raises or returns no text costs the text, on every way; that is counted and logged once."""
+    with traced(redact=redact) as spans:
+        say_it_everywhere(ga.Session())
+        set_it_everywhere(ga.Session())
+        assert SECRET not in everything(spans)
+        assert spans.faults["text that the redactor failed on"] > 10
+    assert len([record for record in log.records if "redactor failed" in record.getMessage()]) == 1
+    assert SECRET not in log.text
+
+
+def test_a_redactor_may_drop_a_text() -> None:
+    """None from the redactor leaves an empty text, and nothing is counted as a failure."""
+    with traced(redact=lambda text: None if SECRET in text else text) as spans:
+        session = ga.Session()
+        session.start_turn(SECRET, input_messages=["and"]).end()
+        found = spans.json("gen_ai.input.messages")
+        assert [message["parts"][0]["content"] for message in found] == ["and", ""]
+        assert spans.faults == {}
+
+
+def test_a_redactor_that_blocks_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A redactor that is slow again and again is asked no more, and what it should have seen is dropped."""
+    asked = []
+    clock = iter(range(1000))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+
+    def redact(text: str) -> str:
+        asked.append(text)
+        return text
+
+    with traced(redact=redact) as spans:
+        session = ga.Session()
+        for number in range(5):
+            session.start_turn(f"text {number}").end()
+        assert len(asked) == SLOW_CALLS
+        assert "dropped" in spans.last().attributes["gen_ai.input.messages"]
+        assert spans.faults["content after a slow redactor"] == 1
+
+
+class AsyncCall:
+    async def __call__(self, text: str) -> str:
+        return text
+
+
+@pytest.mark.parametrize("redact", [later, partial(later), AsyncCall(), 5, "text"])
+def test_a_redactor_must_be_a_plain_function(redact: Any) -> None:
+    """What a span's end could not wait for, or cannot call, is refused at set-up."""
+    with pytest.raises(ga.ConfigurationError, match="redact"):
+        ga.tracing(redact=redact)
+
+
+def test_the_redactor_may_use_the_library(spans: Traced) -> None:
+    """A redactor that traces itself does no harm."""
+    inner = ga.Session()
+
+    def redact(text: str) -> str:
+        if text == "outer":
+            inner.start_turn("inner").end()
+        return text
+
+    with traced(redact=redact) as outer:
+        ga.Session().start_turn("outer").end()
+        assert len(outer.spans) == 2
+
+
+def loops() -> Any:
+    found: list[Any] = []
+    found.append(found)
+    return found
+
+
+def raises_on_str() -> Any:
+    class Mute:
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    return Mute()
+
+
+@pytest.mark.parametrize("redact", [None, hide])
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (float("nan"), None),
+        ([float("inf"), 1.5, -0.0], [None, 1.5, 0]),
+        ("\ud800", "\ufffd"),
+        ({"\ud800": ["\udfff"]}, {"\ufffd": ["\ufffd"]}),
+        ({1: {2.5: None}}, {"1": {"2.5": None}}),
+        ((), []),
+        ({"s": frozenset({1})}, {"s": [1]}),
+        (0, 0),
+        ("", ""),
+        (False, False),
+        ("{not json", "{not json"),
+        ('{"is": "json"}', {"is": "json"}),
+        ("[1, 2]", [1, 2]),
+        ("5", "5"),
+        (object, "<class 'object'>"),
+    ],
+)
+def test_odd_values_become_valid_json(redact: Any, value: Any, expected: Any) -> None:
+    """Whatever a tool returns is recorded as JSON that any reader takes, as near to it as JSON can come."""
+    with traced(redact=redact) as spans:
+        tool = ga.Session().start_turn().start_tool("t")
+        tool.result = value
+        tool.end()
+        assert spans.json("gen_ai.tool.call.result") == expected
+        assert spans.faults == {}
+
+
+@pytest.mark.parametrize("make", [loops, raises_on_str, lambda: {(1, 2): {3}, raises_on_str(): 1}])
+def test_values_without_a_text_are_dropped(spans: Traced, turn: ga.Turn, make: Callable[[], Any]) -> None:
+    """A structure that holds itself, or an object that cannot be shown, costs that attribute and is counted."""
+    tool = turn.start_tool("t", arguments={"fine": 1})
+    tool.result = make()
+    tool.end()
+    assert spans.json("gen_ai.tool.call.arguments") == {"fine": 1}
+    assert spans.json("gen_ai.tool.call.result") is None
+    assert spans.faults == {"content that cannot be written as JSON": 1}
+
+
+def test_long_texts_are_cut_with_a_marker(spans: Traced, turn: ga.Turn) -> None:
+    """A message over the limit keeps its start and says how long it was; what is short stays whole."""
+    turn.start_llm("m", provider_name="p", input_messages=["short", "x" * (MAX_CONTENT_BYTES + 1)]).end()
+    text = spans.last().attributes["gen_ai.input.messages"]
+    assert len(text.encode()) <= MAX_CONTENT_BYTES
+    short, long = (message["parts"][0]["content"] for message in json.loads(text))
+    assert short == "short"
+    assert long.startswith("x" * (MAX_CONTENT_BYTES // 2))
+    assert long.endswith(f"…[{MAX_CONTENT_BYTES + 1} bytes, truncated]")
+
+
+def test_all_texts_are_capped(spans: Traced, turn: ga.Turn) -> None:
+    """Errors' messages and attributes of the caller's own are held to the limit as well."""
+    long = "é" * MAX_CONTENT_BYTES
+    turn.set_attributes({"own": long}).end(error=ValueError(long))
+    span = spans.last()
+    (event,) = span.events
+    for text in (span.attributes["own"], span.status_message, *event.attributes.values()):
+        assert len(text.encode()) <= MAX_CONTENT_BYTES
+    assert span.attributes["own"].endswith("truncated]")
+
+
+@pytest.mark.parametrize("limit", [0, 1, 2, 10, 31, 64, 100, 1000])
+def test_the_spans_own_limit_never_cuts_json(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    """Under OpenTelemetry's limit for attribute lengths content stays valid JSON, or is left out."""
+    monkeypatch.setenv("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", str(limit))
+    with traced() as spans:
+        say_it_everywhere(ga.Session())
+        ga.Session().start_turn("a long text " * 1000).end()
+        for span in spans.spans:
+            for key in CONTENT & span.attributes.keys():
+                assert len(span.attributes[key]) <= limit
+                value = json.loads(span.attributes[key])
+                if not key.startswith("gen_ai.tool.call"):
+                    check_schema(key, value)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.text(st.characters(categories=["Cs"])),
+    lambda inner: st.lists(inner, max_size=8) | st.dictionaries(st.text(), inner, max_size=8),
+    max_leaves=40,
+)
+
+
+@given(JSON, st.integers(2, 400), st.booleans())
+@example(["x" * 50] * 50, 70, True)
+@example({"id": "x" * 500}, 100, False)
+@example(10**300, 5, False)
+@example('"' * 300, 200, False)
+@example("\ud800" * 3, 2, False)
+def test_any_value_within_any_limit_is_valid_json(value: Any, limit: int, redacts: bool) -> None:
+    """Of any JSON value, under any limit, what is recorded is valid JSON of the same kind within the limit."""
+    gate = Gate(True, (lambda text: text) if redacts else None, limit)
+    text = gate.json(value, is_message=False)
+    assert text is not None
+    assert len(text.encode()) <= limit
+    found = json.loads(text)
+    if isinstance(value, list | dict):
+        assert type(found) is type(value)
+
+
+PARTS = st.one_of(
+    st.builds(ga.TextPart, st.text(max_size=200)),
+    st.builds(ga.ReasoningPart, st.text(max_size=50)),
+    st.builds(ga.ToolCallPart, st.text(max_size=20), st.none() | st.text(max_size=20), JSON),
+    st.builds(ga.ToolCallResponsePart, JSON, st.none() | st.text(max_size=20)),
+    st.builds(ga.UriPart, st.sampled_from(["image", "other"]), st.text(max_size=50)),
+)
+MESSAGES = st.lists(
+    st.builds(ga.Message, st.sampled_from(["user", "assistant", "tool"]), st.lists(PARTS, max_size=4)), max_size=6
+)
+
+
+@given(MESSAGES, st.integers(2, 600))
+def test_cut_messages_are_messages(messages: list[ga.Message], limit: int) -> None:
+    """Messages cut to any limit are still messages of the conventions' shape."""
+    from genai_async._conversation._chat import to_input_messages
+
+    text = Gate(True, None, limit).json(to_input_messages(messages))
+    assert text is not None
+    assert len(text.encode()) <= limit
+    check_schema("gen_ai.input.messages", json.loads(text))
+
+
+@pytest.mark.parametrize("limit", [100, 200, 500])
+def test_cut_instructions_and_tools_keep_their_shape(limit: int) -> None:
+    """Lists of parts and tools that are too many are cut to lists of parts and tools."""
+    parts = [{"type": "text", "content": f"{number}"} for number in range(200)]
+    tools = [{"type": "function", "name": f"t{number}", "parameters": {}} for number in range(200)]
+    gate = Gate(True, None, limit)
+    for key, value in (("gen_ai.system_instructions", parts), ("gen_ai.tool.definitions", tools)):
+        text = gate.json(value)
+        assert text is not None
+        assert len(text) <= limit
+        found = json.loads(text)
+        assert found[-1] == value[-1] or limit == 100
+        assert "truncated" in text
+        check_schema(key, found)
+
+
+def test_the_newest_messages_stay(spans: Traced) -> None:
+    """Where messages are too many, the first ones go and a note says so."""
+    messages = [ga.Message.user(str(number)) for number in range(1000)]
+    text = Gate(True, None, 1000).json(tuple(messages))
+    assert text is not None
+    note, *rest = json.loads(text)
+    assert "truncated" in note["parts"][0]["content"]
+    assert [message["parts"][0]["content"] for message in rest] == [str(1000 - len(rest) + n) for n in range(len(rest))]
+
+
+def rows(count: int) -> list[dict[str, Any]]:
+    return [{"id": number, "price": number * 1.5, "name": "a name"} for number in range(count)]
+
+
+LARGE: dict[str, Any] = {
+    "vectors": [[number / 7 for number in range(1536)] for _ in range(100)],
+    "rows": rows(60_000),
+    "rows in a mapping": {"rows": rows(60_000)},
+    "a mapping": {str(number): number for number in range(200_000)},
+    "numbers": [1] * 2_000_000,
+    "nested": [[[[1]]]] * 300_000,
+    "a set": set(range(400_000)),
+    "short texts": ["hello"] * 400_000,
+    "texts": ["é" * 600] * 3_900,
+    "one text": "é" * 30_000_000,
+    "control characters": "\x00" * 3_000_000,
+    "surrogates": ["\ud800"] * 300_000,
+    "bytes": b"\xff" * 20_000_000,
+    "keys": {f"{number}" * 1000: None for number in range(3000)},
+    "one integer": 1 << 4_000_000,
+}
+
+
+@pytest.mark.parametrize("limit", [4096, MAX_CONTENT_BYTES])
+@pytest.mark.parametrize("redact", [None, hide])
+@pytest.mark.parametrize("name", LARGE)
+def test_no_content_holds_the_loop(name: str, redact: Any, limit: int) -> None:
+    """However much there is of a value, whatever it is made of, it is written in milliseconds, with a marker."""
+    value, gate = LARGE[name], Gate(True, redact, limit)
+    took: list[float] = []
+    for _ in range(3):
+        started = time.thread_time()
+        text = gate.json(value, is_message=False)
+        took.append(time.thread_time() - started)
+    assert text is not None
+    assert len(text.encode()) <= limit
+    assert "truncated" in text
+    found = json.loads(text)
+    assert type(found) is (type(value) if isinstance(value, list | dict) else str)
+    # A hundred times that was usual before; the rest is room for slow machines.
+    assert min(took) < 0.15
+
+
+def test_a_cut_structure_says_how_much_there_was() -> None:
+    """Of too many items the outermost list keeps the last, a mapping the first, and each tells the number of all."""
+    gate = Gate(True, None, 1000)
+    text = gate.json(list(range(100_000)), is_message=False)
+    assert text is not None
+    note, *rest = json.loads(text)
+    assert (note, rest[-1]) == ("[100000 items, truncated]", 99_999)
+    text = gate.json({"a": {str(number): number for number in range(100_000)}, "b": 1}, is_message=False)
+    assert text is not None
+    found = json.loads(text)
+    assert (found["truncated"], found["a"]["truncated"]) == ("[2 items, truncated]", "[100000 items, truncated]")
+    assert found["a"]["0"] == 0
+
+
+def test_a_redactor_never_sees_half_a_secret() -> None:
+    """Of a text far over the limit the redactor gets the beginning, and what stands where that ends is not kept."""
+    asked: list[int] = []
+
+    def redact(text: str) -> str:
+        asked.append(len(text))
+        return text.replace(SECRET, "")
+
+    long = SECRET * 500_000
+    gate = Gate(True, redact, 5000)
+    for text in (gate.json(long, is_message=False), gate.text(long), gate.attribute([long])[0], gate.json([long])):
+        assert text is not None
+        assert "truncated" in text
+        assert not any(piece in text for piece in (SECRET[:2], SECRET[:3]))
+    assert max(asked) < 50_000
+
+
+@given(st.text(max_size=300), st.integers(0, 300))
+def test_shortened_text_is_the_texts_start(text: str, limit: int) -> None:
+    """A text that is cut begins as it did and tells its size; one that fits stays as it is."""
+    short = shorten(text, limit)
+    if len(text.encode()) <= limit:
+        assert short == text
+    else:
+        start, marker = short.rsplit("…", 1)
+        assert text.startswith(start)
+        assert marker == f"[{len(text.encode())} bytes, truncated]"

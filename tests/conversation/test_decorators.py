@@ -1,0 +1,369 @@
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import AsyncIterator
+from concurrent.futures import Future
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+import genai_async as ga
+from genai_async.testing import assert_tree, capture
+
+pytestmark = pytest.mark.anyio
+
+ARGUMENTS = "gen_ai.tool.call.arguments"
+RESULT = "gen_ai.tool.call.result"
+
+
+def contents(span: Any, key: str) -> list[str]:
+    """The texts of a span's messages."""
+    return [part["content"] for message in json.loads(span.attributes[key]) for part in message["parts"]]
+
+
+class Desk:
+    """Methods of every kind."""
+
+    @ga.tool
+    async def track(self, id: int, *rest: int, deep: bool = False, **more: str) -> str:  # noqa: A002
+        """Find a parcel.
+
+        Anywhere.
+        """
+        return f"Osaka {id}"
+
+    @classmethod
+    @ga.tool
+    def count(cls, kind: str) -> int:
+        return len(kind)
+
+
+async def test_tool_of_a_coroutine_function() -> None:
+    """Arguments are recorded by name without self, with the result, the name and the docstring's first line."""
+    with capture() as captured, ga.Session() as session, session.start_turn(agent_name="bot"):
+        assert await Desk().track(7, 8, 9, deep=True, where="sea") == "Osaka 7"
+        assert Desk.count("abc") == 3
+    assert_tree(captured, "invoke_agent bot\n  execute_tool track\n  execute_tool count")
+    track, count = captured.one("execute_tool track"), captured.one("execute_tool count")
+    assert json.loads(track.attributes[ARGUMENTS]) == {"id": 7, "rest": [8, 9], "deep": True, "where": "sea"}
+    assert track.attributes[RESULT] == '"Osaka 7"'
+    assert track.attributes["gen_ai.tool.description"] == "Find a parcel."
+    assert track.attributes["gen_ai.tool.type"] == "function"
+    assert (count.attributes[ARGUMENTS], count.attributes[RESULT]) == ('{"kind":"abc"}', "3")
+
+
+async def test_tool_with_options() -> None:
+    """Options name the tool, describe it and hide parameters."""
+
+    @ga.tool(name="find", description="Finds.", tool_type="datastore", hide=["key"], attributes={"own": 1})
+    def search(query: str, key: str) -> None: ...
+
+    with capture() as captured, ga.Session():
+        search("a", key="secret")
+    attributes = captured.one("execute_tool find").attributes
+    assert attributes[ARGUMENTS] == '{"query":"a"}'
+    assert attributes["gen_ai.tool.description"] == "Finds."
+    assert (attributes["gen_ai.tool.type"], attributes["own"]) == ("datastore", 1)
+    assert attributes[RESULT] == "null"
+
+
+async def test_errors_pass_and_are_recorded() -> None:
+    """What a function raises, also for a call that does not fit it, goes on and fails the span."""
+    with capture() as captured, ga.Session():
+        with pytest.raises(TypeError):
+            await Desk().track()  # type: ignore[call-arg]
+    assert captured.one("execute_tool track").attributes["error.type"] == "TypeError"
+
+
+async def test_content_that_is_not_captured() -> None:
+    """With capture off neither arguments nor results nor messages are recorded."""
+
+    @ga.turn
+    async def answer(question: str) -> AsyncIterator[str]:
+        yield await Desk().track(7)
+
+    with capture(capture_content=False) as captured:
+        assert [piece async for piece in answer("secret")] == ["Osaka 7"]
+    assert "secret" not in repr(captured.spans)
+    assert "Osaka" not in repr(captured.spans)
+
+
+async def test_turn_is_current_and_starts_a_conversation_outside_of_any() -> None:
+    """A turn's body finds it; each call outside of a session is a conversation of its own."""
+
+    @ga.turn
+    async def answer(question: str) -> str:
+        turn = ga.current_turn()
+        assert turn is not None
+        turn.start_soon(Desk().track, 7)
+        return "Here."
+
+    with capture() as captured:
+        await answer("Where?")
+        await answer("Where?")
+    first, second = [span for span in captured.spans if span.name == "invoke_agent answer"]
+    assert first.attributes["gen_ai.conversation.id"] != second.attributes["gen_ai.conversation.id"]
+    assert contents(first, "gen_ai.input.messages") == ["Where?"]
+    assert contents(first, "gen_ai.output.messages") == ["Here."]
+    assert captured.faults == {}
+
+
+async def test_turn_in_a_session() -> None:
+    """In a session a turn is the session's, under its agent's name; one parameter is what the user says."""
+
+    @ga.turn(message="question")
+    def answer(history: list[str], question: str) -> ga.Message:
+        return ga.Message.assistant("Here.")
+
+    with capture() as captured, ga.Session(session_id="c", agent_name="bot"):
+        answer([], question="Where?")
+    (turn,) = captured.spans
+    assert (turn.name, turn.attributes["gen_ai.conversation.id"]) == ("invoke_agent bot", "c")
+    assert contents(turn, "gen_ai.input.messages") == ["Where?"]
+    assert contents(turn, "gen_ai.output.messages") == ["Here."]
+
+
+async def test_subagent_with_several_arguments() -> None:
+    """Several arguments are the JSON of one message, and so is a result that is no text; messages stay."""
+
+    @ga.subagent(name="scout", model="m")
+    def scout(topic: str, depth: int = 2) -> Any:
+        return {"found": depth} if topic == "a" else [{"role": "assistant", "content": "b"}]
+
+    with capture() as captured, ga.Session():
+        scout("a", depth=3)
+        scout("b", 1)
+    first, second = captured.spans
+    assert contents(first, "gen_ai.input.messages") == ['{"topic":"a","depth":3}']
+    assert contents(first, "gen_ai.output.messages") == ['{"found":3}']
+    assert contents(second, "gen_ai.output.messages") == ["b"]
+    assert first.attributes["gen_ai.request.model"] == "m"
+
+
+async def test_generators_do_not_see_each_other() -> None:
+    """Interleaved generators keep their spans to themselves, and the consumer sees none of them."""
+
+    @ga.subagent
+    async def think(topic: str) -> AsyncIterator[str]:
+        with ga.start_tool(f"look {topic}"):
+            yield topic
+        yield "!"
+
+    with capture() as captured, ga.Session(), ga.start_turn(agent_name="bot") as turn:
+        one, two = think("a"), think("b")
+        pieces = [await anext(one), await anext(two)]
+        with ga.start_tool("own"):
+            assert ga.current_turn() is turn
+        pieces += [piece async for piece in one]
+        pieces += [piece async for piece in two]
+    assert pieces == ["a", "b", "!", "!"]
+    tree = "invoke_agent bot\n  invoke_agent think\n    execute_tool look {}\n"
+    assert "execute_tool own" in str(captured)
+    for topic in "ab":
+        look = captured.one(f"execute_tool look {topic}")
+        (above,) = [span for span in captured.spans if span.span_id == look.parent_span_id]
+        assert above.name == "invoke_agent think", tree
+        assert contents(above, "gen_ai.output.messages") == [f"{topic}!"]
+
+
+async def test_generator_that_is_closed_or_fails_or_is_sent_to() -> None:
+    """Closing abandons, an error fails, and what is sent or thrown in reaches the body."""
+    seen: list[Any] = []
+
+    @ga.tool
+    async def ask(kind: str) -> AsyncIterator[int]:
+        try:
+            seen.append((yield 1))
+        except KeyError:
+            yield 2
+        if kind == "fail":
+            raise LookupError
+
+    with capture() as captured, ga.Session():
+        never, closed, failed, sent = ask("never"), ask("close"), ask("fail"), ask("send")
+        await never.aclose()  # type: ignore[attr-defined]
+        await anext(closed)
+        await closed.aclose()  # type: ignore[attr-defined]
+        with pytest.raises(LookupError):
+            [number async for number in failed]
+        await anext(sent)
+        assert await sent.athrow(KeyError()) == 2  # type: ignore[attr-defined]
+        with pytest.raises(StopAsyncIteration):
+            await sent.asend("x")  # type: ignore[attr-defined]
+    assert [span.attributes.get("error.type") for span in captured.spans] == ["abandoned", "LookupError", None]
+    assert captured.spans[2].attributes[RESULT] == "[1,2]"
+    assert seen == [None]
+
+
+async def test_signature_is_kept() -> None:
+    """A decorated function is one of its kind, with its name, docstring and signature."""
+    assert inspect.iscoroutinefunction(Desk.track)
+    assert Desk.track.__name__ == "track"
+    assert list(inspect.signature(Desk.track).parameters) == ["self", "id", "rest", "deep", "more"]
+
+
+async def test_without_a_set_up() -> None:
+    """Where nothing is set up a function does what it does."""
+
+    @ga.turn
+    async def answer(question: str) -> str:
+        assert ga.current_turn() is not None
+        return question
+
+    assert await answer("Where?") == "Where?"
+    assert await Desk().track(7) == "Osaka 7"
+
+
+@pytest.mark.parametrize("wrong", [staticmethod(len), classmethod(len), Desk, lambda: (yield)])
+async def test_what_cannot_be_decorated(wrong: Any) -> None:
+    """Generators, classes and method descriptors are refused where they are decorated."""
+    with pytest.raises(TypeError):
+        ga.tool(wrong)
+
+
+async def test_message_that_is_no_parameter() -> None:
+    """A wrong name for the message is told of at once."""
+    with pytest.raises(TypeError, match="has no parameter 'question'"):
+        ga.turn(message="question")(lambda text: text)
+
+
+async def test_a_plain_function_that_gives_an_awaitable_is_awaited_in_its_span() -> None:
+    """The span of a plain function that returns a coroutine or future ends with that, and holds what it gives."""
+
+    @ga.tool
+    def later(value: str) -> Any:
+        async def work() -> str:
+            await anyio.lowlevel.checkpoint()
+            ga.start_tool("inner").end()
+            return value * 2
+
+        return work()
+
+    @ga.tool
+    def fails() -> Any:
+        async def work() -> None:
+            raise ValueError("later")
+
+        return work()
+
+    with capture() as captured, ga.Session():
+        assert await later("ab") == "abab"
+        with pytest.raises(ValueError, match="later"):
+            await fails()
+        assert ga.current_turn() is None
+    assert_tree(captured, "execute_tool later\n  execute_tool inner\nexecute_tool fails ! ValueError")
+    span = captured.one("execute_tool later")
+    assert (span.attributes[ARGUMENTS], span.attributes[RESULT]) == ('{"value":"ab"}', '"abab"')
+    assert captured.one("execute_tool fails").attributes["error.type"] == "ValueError"
+
+
+async def test_a_plain_function_that_gives_an_async_generator_is_stepped_in_its_span() -> None:
+    """What a plain function's async generator yields is recorded, in a span that ends with it."""
+
+    @ga.tool
+    def count(upto: int) -> AsyncIterator[int]:
+        async def work() -> AsyncIterator[int]:
+            for number in range(upto):
+                ga.start_tool("inner").end()
+                yield number
+
+        return work()
+
+    with capture() as captured, ga.Session():
+        assert [number async for number in count(2)] == [0, 1]
+    assert_tree(captured, "execute_tool count\n  execute_tool inner\n  execute_tool inner")
+    assert captured.one("execute_tool count").attributes[RESULT] == "[0,1]"
+
+
+class Waiting:
+    """An awaitable that is something else besides."""
+
+    def __await__(self) -> Any:
+        return (yield from anyio.lowlevel.checkpoint().__await__())
+
+
+async def test_what_a_plain_function_gives_stays_what_it_is() -> None:
+    """A future is given back as itself, and the span ends with it; of other awaitables no text is recorded."""
+
+    @ga.tool
+    def submit(fate: str) -> Future[str]:
+        return futures[fate]
+
+    @ga.tool
+    def waiting() -> Waiting:
+        return thing
+
+    @ga.tool
+    def odd() -> Any:
+        return mute
+
+    class Mute:
+        def add_done_callback(self) -> None: ...
+
+    futures: dict[str, Future[str]] = {fate: Future() for fate in ("done", "failed", "cancelled")}
+    thing, mute = Waiting(), Mute()
+    with capture() as captured, ga.Session():
+        for fate, future in futures.items():
+            assert submit(fate) is future
+        assert len(captured.spans) == 0
+        futures["done"].set_result("a")
+        futures["failed"].set_exception(ValueError("b"))
+        assert futures["cancelled"].cancel()
+        assert waiting() is thing
+        assert odd() is mute
+    done, failed, cancelled, other, last = captured.spans
+    assert done.attributes[RESULT] == '"a"'
+    assert failed.attributes["error.type"] == "ValueError"
+    assert cancelled.attributes["error.type"] == "concurrent.futures._base.CancelledError"
+    assert RESULT not in {*other.attributes, *last.attributes}
+
+
+class Quiet:
+    """Methods whose first parameter has another name."""
+
+    def __repr__(self) -> str:
+        return "Quiet(password=hunter2)"
+
+    @ga.tool
+    async def ask(this, what: str) -> str:
+        return what
+
+    @ga.tool
+    def tell(me, what: str) -> str:
+        return what
+
+    @ga.subagent
+    async def stream(it, what: str) -> AsyncIterator[str]:
+        yield what
+
+    @classmethod
+    @ga.tool
+    def of(kind, what: str) -> str:
+        return what
+
+    @staticmethod
+    @ga.tool
+    def free(what: str) -> str:
+        return what
+
+
+async def test_the_object_of_a_method_is_never_an_argument() -> None:
+    """Whatever a method calls its object, that is no argument; also where it is called through its class."""
+    quiet = Quiet()
+
+    @ga.tool
+    def later(this: Any, what: str) -> str:
+        return what
+
+    with capture() as captured, ga.Session():
+        assert await quiet.ask("a") == quiet.tell("a") == Quiet.of("a") == quiet.free("a") == "a"
+        assert await Quiet.ask(quiet, what="a") == Quiet.tell(quiet, "a") == "a"
+        assert [piece async for piece in quiet.stream("a")] == ["a"]
+        assert later(1, "a") == "a"
+    found = [span.attributes[ARGUMENTS] for span in captured.spans if ARGUMENTS in span.attributes]
+    assert found == ['{"what":"a"}'] * 6 + ['{"this":1,"what":"a"}']
+    assert contents(captured.one("invoke_agent stream"), "gen_ai.input.messages") == ["a"]
+    assert "hunter2" not in repr(captured.spans)

@@ -1,0 +1,745 @@
+"""What callers have in their hands becomes the conventions' messages."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jsonschema
+import pytest
+
+import genai_async as ga
+
+from .support import Traced
+
+# The conventions' schemas are not part of this repository; where they lie beside it, they are asked as well.
+_SCHEMAS = Path(__file__).parents[3] / "shared" / "semconv"
+_FILES = {
+    "gen_ai.input.messages": "gen-ai-input-messages.json",
+    "gen_ai.output.messages": "gen-ai-output-messages.json",
+    "gen_ai.system_instructions": "gen-ai-system-instructions.json",
+    "gen_ai.tool.definitions": "gen-ai-tool-definitions.json",
+}
+
+
+def check_schema(key: str, value: Any) -> None:
+    """Hold a content attribute against the conventions' own schema, where that is at hand."""
+    path = _SCHEMAS / _FILES[key]
+    if path.exists():
+        schema = json.loads(path.read_text())
+        if key == "gen_ai.output.messages":
+            # Since this copy of the schema the reason has become optional.
+            schema["$defs"]["OutputMessage"]["required"].remove("finish_reason")
+        jsonschema.Draft202012Validator(schema).validate(value)
+
+
+Convert = Callable[[Any], Any]
+
+
+@pytest.fixture
+def heard(spans: Traced, turn: ga.Turn) -> Convert:
+    """What a model call's input messages become."""
+
+    def convert(value: Any) -> Any:
+        turn.start_llm("m", provider_name="p", input_messages=value).end()
+        found = spans.json("gen_ai.input.messages")
+        if found is not None:
+            check_schema("gen_ai.input.messages", found)
+        return found
+
+    return convert
+
+
+@pytest.fixture
+def said(spans: Traced, turn: ga.Turn) -> Convert:
+    """What a model call's output messages become."""
+
+    def convert(value: Any) -> Any:
+        turn.start_llm("m", provider_name="p").record(output_messages=value).end()
+        found = spans.json("gen_ai.output.messages")
+        if found is not None:
+            check_schema("gen_ai.output.messages", found)
+        return found
+
+    return convert
+
+
+class Dumped:
+    """An object of an SDK, as far as we know those: it dumps itself as the dict of the API."""
+
+    def __init__(self, **fields: Any) -> None:
+        self.fields = fields
+
+    def model_dump(self, **options: Any) -> dict[str, Any]:
+        return self.fields
+
+
+def text(content: str) -> dict[str, Any]:
+    return {"type": "text", "content": content}
+
+
+def message(role: str, *parts: Any, **more: Any) -> dict[str, Any]:
+    return {"role": role, "parts": list(parts), **more}
+
+
+SOUND = base64.b64encode(b"sound").decode()
+
+PARTS: dict[str, tuple[Any, Any]] = {
+    "text": (ga.TextPart("a"), text("a")),
+    "reasoning": (ga.ReasoningPart("hm"), {"type": "reasoning", "content": "hm"}),
+    "tool call": (
+        ga.ToolCallPart("t", "1", {"a": 0}),
+        {"type": "tool_call", "name": "t", "id": "1", "arguments": {"a": 0}},
+    ),
+    "tool call without id": (ga.ToolCallPart("t"), {"type": "tool_call", "name": "t"}),
+    "tool response": (
+        ga.ToolCallResponsePart({"a": None}, "1"),
+        {"type": "tool_call_response", "response": {"a": None}, "id": "1"},
+    ),
+    "blob": (
+        ga.BlobPart.of(b"sound", modality="audio", mime_type="audio/wav"),
+        {"type": "blob", "modality": "audio", "content": SOUND, "mime_type": "audio/wav"},
+    ),
+    "uri": (ga.UriPart("image", "http://x/y"), {"type": "uri", "modality": "image", "uri": "http://x/y"}),
+    "file": (ga.FilePart("document", "f-1"), {"type": "file", "modality": "document", "file_id": "f-1"}),
+    "generic": (ga.GenericPart("odd", {"n": 1}), {"type": "odd", "n": 1}),
+    "empty text": (ga.TextPart(""), text("")),
+}
+
+
+@pytest.mark.parametrize(("part", "expected"), PARTS.values(), ids=PARTS)
+def test_parts_have_the_conventions_shape(heard: Convert, part: Any, expected: dict[str, Any]) -> None:
+    """Each kind of part stands on the span as the conventions' schema says, absent fields left out."""
+    assert heard(ga.Message("user", (part,))) == [message("user", expected)]
+
+
+@pytest.mark.parametrize(("part", "expected"), PARTS.values(), ids=PARTS)
+def test_the_conventions_own_dicts_are_taken(heard: Convert, part: Any, expected: dict[str, Any]) -> None:
+    """What is in the conventions' shape already stays as it is."""
+    assert heard([message("user", expected, name="ann")]) == [message("user", expected, name="ann")]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (ga.Message.user("hi"), message("user", text("hi"))),
+        (ga.Message.user("hi", name="ann"), message("user", text("hi"), name="ann")),
+        (ga.Message.system("be kind"), message("system", text("be kind"))),
+        (ga.Message.assistant("so"), message("assistant", text("so"))),
+        (ga.Message.assistant(), message("assistant")),
+        (ga.Message.assistant(""), message("assistant", text(""))),
+        (
+            ga.Message.assistant("so", tool_calls=[ga.ToolCallPart("t", "1")]),
+            message("assistant", text("so"), {"type": "tool_call", "name": "t", "id": "1"}),
+        ),
+        (
+            ga.Message.tool_result("1", [1, None]),
+            message("tool", {"type": "tool_call_response", "response": [1, None], "id": "1"}),
+        ),
+        (ga.Message("user", "whole text"), message("user", text("whole text"))),  # type: ignore[arg-type]
+        (ga.Message("user", [ga.TextPart("in a list")]), message("user", text("in a list"))),
+    ],
+)
+def test_messages_have_the_conventions_shape(heard: Convert, given: ga.Message, expected: dict[str, Any]) -> None:
+    """Each way to make a message gives the one that it says."""
+    assert heard(given) == [expected]
+
+
+def test_a_string_is_what_its_side_says(heard: Convert, said: Convert) -> None:
+    """A plain string is the user's on the way in and the model's on the way out, alone or in a list."""
+    assert heard("q") == [message("user", text("q"))]
+    assert heard(["q", ga.Message.system("s")]) == [message("user", text("q")), message("system", text("s"))]
+    assert said("a") == [message("assistant", text("a"))]
+    assert said(iter(["a", "b"])) == [message("assistant", text("a")), message("assistant", text("b"))]
+
+
+CALL = {"type": "tool_call", "name": "track", "id": "call_1", "arguments": {"id": 7}}
+OPENAI: dict[str, tuple[Any, Any]] = {
+    "text": ({"role": "user", "content": "hi", "name": "ann"}, message("user", text("hi"), name="ann")),
+    "developer": ({"role": "developer", "content": "be kind"}, message("developer", text("be kind"))),
+    "blocks": (
+        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+        message("user", text("a"), text("b")),
+    ),
+    "tool calls": (
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [
+                {"id": "call_1", "type": "function", "function": {"name": "track", "arguments": '{"id": 7}'}}
+            ],
+        },
+        message("assistant", CALL),
+    ),
+    "a tool call that is not JSON": (
+        {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "t", "arguments": '{"id": '}}]},
+        message("assistant", {"type": "tool_call", "name": "t", "id": "1", "arguments": '{"id": '}),
+    ),
+    "function call": (
+        {"role": "assistant", "content": None, "function_call": {"name": "t", "arguments": "{}"}},
+        message("assistant", {"type": "tool_call", "name": "t", "arguments": {}}),
+    ),
+    "tool result": (
+        {"role": "tool", "tool_call_id": "call_1", "content": "Osaka"},
+        message("tool", {"type": "tool_call_response", "response": "Osaka", "id": "call_1"}),
+    ),
+    "tool result in blocks": (
+        {
+            "role": "tool",
+            "tool_call_id": "1",
+            "content": [{"type": "text", "text": "O"}, {"type": "text", "text": "k"}],
+        },
+        message("tool", {"type": "tool_call_response", "response": "Ok", "id": "1"}),
+    ),
+    "function result": (
+        {"role": "function", "name": "t", "content": "4"},
+        message("tool", {"type": "tool_call_response", "response": "4"}),
+    ),
+    "image address": (
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/i.png", "detail": "low"}}]},
+        message("user", {"type": "uri", "modality": "image", "uri": "https://x/i.png"}),
+    ),
+    "image data": (
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]},
+        message("user", {"type": "blob", "modality": "image", "content": "AAAA", "mime_type": "image/png"}),
+    ),
+    "audio": (
+        {"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": SOUND, "format": "wav"}}]},
+        message("user", {"type": "blob", "modality": "audio", "content": SOUND, "mime_type": "audio/wav"}),
+    ),
+    "file by id": (
+        {"role": "user", "content": [{"type": "file", "file": {"file_id": "f-1"}}]},
+        message("user", {"type": "file", "modality": "document", "file_id": "f-1"}),
+    ),
+    "file as data": (
+        {
+            "role": "user",
+            "content": [{"type": "file", "file": {"file_data": "data:text/plain,a%20b", "name": "n"}}],
+        },
+        message(
+            "user",
+            {
+                "type": "blob",
+                "modality": "document",
+                "content": base64.b64encode(b"a b").decode(),
+                "mime_type": "text/plain",
+            },
+        ),
+    ),
+    "file as bare base64": (
+        {"role": "user", "content": [{"type": "file", "file": {"file_data": "AAAA"}}]},
+        message("user", {"type": "blob", "modality": "document", "content": "AAAA"}),
+    ),
+    "refusal": (
+        {"role": "assistant", "content": None, "refusal": "I will not"},
+        message("assistant", text("I will not")),
+    ),
+    "spoken answer": (
+        {"role": "assistant", "content": None, "audio": {"id": "a-1", "data": SOUND, "transcript": "hi"}},
+        message("assistant", {"type": "blob", "modality": "audio", "content": SOUND}),
+    ),
+    "spoken answer by id": (
+        {"role": "assistant", "audio": {"id": "a-1"}},
+        message("assistant", {"type": "file", "modality": "audio", "file_id": "a-1"}),
+    ),
+    "reasoning": (
+        {"role": "assistant", "content": "4", "reasoning_content": "2+2"},
+        message("assistant", {"type": "reasoning", "content": "2+2"}, text("4")),
+    ),
+    "model object": (
+        Dumped(role="assistant", content="4", refusal=None, tool_calls=None, function_call=None, audio=None),
+        message("assistant", text("4")),
+    ),
+}
+
+
+@pytest.mark.parametrize(("given", "expected"), OPENAI.values(), ids=OPENAI)
+def test_openai_chat_messages(heard: Convert, given: Any, expected: dict[str, Any]) -> None:
+    """The chat messages of the OpenAI API are read as what they say."""
+    assert heard([given]) == [expected]
+    assert heard(given) == [expected]
+
+
+RESPONSES: dict[str, tuple[Any, Any]] = {
+    "input": (
+        {"role": "user", "content": [{"type": "input_text", "text": "hi"}]},
+        message("user", text("hi")),
+    ),
+    "output": (
+        {"type": "message", "id": "m", "role": "assistant", "content": [{"type": "output_text", "text": "so"}]},
+        message("assistant", text("so")),
+    ),
+    "refusal": (
+        {"type": "message", "role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
+        message("assistant", {"type": "refusal", "refusal": "no"}),
+    ),
+    "function call": (
+        {"type": "function_call", "id": "fc", "call_id": "call_1", "name": "track", "arguments": '{"id": 7}'},
+        message("assistant", CALL),
+    ),
+    "function call output": (
+        {"type": "function_call_output", "call_id": "call_1", "output": "Osaka"},
+        message("tool", {"type": "tool_call_response", "response": "Osaka", "id": "call_1"}),
+    ),
+    "reasoning": (
+        {"type": "reasoning", "id": "r", "summary": [{"type": "summary_text", "text": "one"}, {"text": "two"}]},
+        message("assistant", {"type": "reasoning", "content": "one\ntwo"}),
+    ),
+    "image": (
+        {"role": "user", "content": [{"type": "input_image", "image_url": "https://x/i"}]},
+        message("user", {"type": "uri", "modality": "image", "uri": "https://x/i"}),
+    ),
+    "image by id": (
+        {"role": "user", "content": [{"type": "input_image", "file_id": "f-1"}]},
+        message("user", {"type": "file", "modality": "image", "file_id": "f-1"}),
+    ),
+    "file by address": (
+        {"role": "user", "content": [{"type": "input_file", "file_url": "https://x/f"}]},
+        message("user", {"type": "uri", "modality": "document", "uri": "https://x/f"}),
+    ),
+    "an item of another kind": (
+        {"type": "web_search_call", "id": "ws", "status": "completed"},
+        message("assistant", {"type": "web_search_call", "id": "ws", "status": "completed"}),
+    ),
+}
+
+
+@pytest.mark.parametrize(("given", "expected"), RESPONSES.values(), ids=RESPONSES)
+def test_openai_responses_items(heard: Convert, given: Any, expected: dict[str, Any]) -> None:
+    """The items of the OpenAI Responses API stand in a conversation as messages of whoever made them."""
+    assert heard([given]) == [expected]
+    assert heard([Dumped(**given)]) == [expected]
+
+
+ANTHROPIC: dict[str, tuple[Any, Any]] = {
+    "text": ({"role": "user", "content": [{"type": "text", "text": "hi", "cache_control": {}}]}, text("hi")),
+    "image data": (
+        {
+            "role": "user",
+            "content": [{"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}],
+        },
+        {"type": "blob", "modality": "image", "content": "AAAA", "mime_type": "image/png"},
+    ),
+    "image address": (
+        {"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "https://x/i"}}]},
+        {"type": "uri", "modality": "image", "uri": "https://x/i"},
+    ),
+    "image by id": (
+        {"role": "user", "content": [{"type": "image", "source": {"type": "file", "file_id": "f"}}]},
+        {"type": "file", "modality": "image", "file_id": "f"},
+    ),
+    "document": (
+        {
+            "role": "user",
+            "content": [
+                {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "AAAA"}}
+            ],
+        },
+        {"type": "blob", "modality": "document", "content": "AAAA", "mime_type": "application/pdf"},
+    ),
+    "document as text": (
+        {"role": "user", "content": [{"type": "document", "source": {"type": "text", "data": "abc"}}]},
+        {"type": "document", "source": {"type": "text", "data": "abc"}},
+    ),
+    "tool use": (
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "call_1", "name": "track", "input": {"id": 7}}]},
+        CALL,
+    ),
+    "tool result": (
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "content": "Osaka"}]},
+        {"type": "tool_call_response", "response": "Osaka", "id": "1"},
+    ),
+    "tool result in blocks": (
+        {
+            "role": "user",
+            "content": [{"type": "tool_result", "tool_use_id": "1", "content": [{"type": "text", "text": "Osaka"}]}],
+        },
+        {"type": "tool_call_response", "response": "Osaka", "id": "1"},
+    ),
+    "failed tool result": (
+        {
+            "role": "user",
+            "content": [{"type": "tool_result", "tool_use_id": "1", "content": "lost", "is_error": True}],
+        },
+        {"type": "tool_call_response", "response": "lost", "id": "1", "is_error": True},
+    ),
+    "thinking": (
+        {"role": "assistant", "content": [{"type": "thinking", "thinking": "hm", "signature": "s"}]},
+        {"type": "reasoning", "content": "hm"},
+    ),
+    "thinking that is hidden": (
+        {"role": "assistant", "content": [{"type": "redacted_thinking", "data": "xx"}]},
+        {"type": "redacted_thinking", "data": "xx"},
+    ),
+    "tool of the provider": (
+        {"role": "assistant", "content": [{"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}}]},
+        {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}},
+    ),
+}
+
+
+@pytest.mark.parametrize(("given", "expected"), ANTHROPIC.values(), ids=ANTHROPIC)
+def test_anthropic_messages(heard: Convert, given: Any, expected: dict[str, Any]) -> None:
+    """The messages of the Anthropic API are read as what they say, also where the SDK's objects hold them."""
+    assert heard([given]) == [message(given["role"], expected)]
+    in_objects = Dumped(**{**given, "content": given["content"]}, type="message", stop_reason="end_turn")
+    assert heard([in_objects]) == [message(given["role"], expected)]
+    blocks = [Dumped(**block) for block in given["content"]]
+    assert heard({"role": given["role"], "content": blocks}) == [message(given["role"], expected)]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "text"},
+        {"type": "text", "text": 5},
+        {"type": "image_url", "image_url": 5},
+        {"type": "tool_use"},
+        {"type": "function", "function": None},
+        {"type": "image", "source": None},
+        {"type": "reasoning", "summary": 4},
+        {"type": "input_audio"},
+        {"type": "file", "file": {}},
+        {"type": "blob", "modality": "image"},
+    ],
+)
+def test_parts_of_a_known_type_and_an_unknown_shape_are_kept(heard: Convert, part: dict[str, Any]) -> None:
+    """A part that looks otherwise than its type says stays as it came."""
+    assert heard([{"role": "user", "content": [part, {"type": "text", "text": "and this"}]}]) == [
+        message("user", part, text("and this"))
+    ]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        5,
+        [5],
+        {"nothing": "known"},
+        [["nested"]],
+        {"role": "user", "content": 5},
+        {"role": "user", "content": [{"no": "type"}]},
+        ga.Message(5, ()),  # type: ignore[arg-type]
+        ga.Message("user", None),  # type: ignore[arg-type]
+        ga.Message("user", (5,)),  # type: ignore[arg-type]
+        ga.Message("user", (), 5),  # type: ignore[arg-type]
+        ga.Message("user", (ga.TextPart(5),)),  # type: ignore[arg-type]
+        ga.Message("user", (ga.ToolCallPart(5),)),  # type: ignore[arg-type]
+        ga.Message("user", (ga.ToolCallPart("t", 5),)),  # type: ignore[arg-type]
+        ga.Message("user", (ga.GenericPart(5),)),  # type: ignore[arg-type]
+        ga.Message("user", (ga.GenericPart("x", 5),)),  # type: ignore[arg-type]
+        SimpleNamespace(role="user", content="hi"),
+    ],
+)
+def test_what_is_no_message_is_dropped(heard: Convert, spans: Traced, wrong: Any) -> None:
+    """Something of no known shape is dropped and counted, never guessed at."""
+    assert heard(wrong) is None
+    assert spans.faults == {"LLM.input_messages": 1}
+
+
+def test_arguments_that_json_does_not_know_become_text(heard: Convert) -> None:
+    """Values inside of tool calls are kept as far as JSON can say them."""
+    value = {"when": object, "n": float("nan"), "huge": 1 << 70, 3: (1, 2), "b": b"ab"}
+    (found,) = heard(ga.Message.assistant(tool_calls=[ga.ToolCallPart("t", "1", value)]))
+    assert found["parts"][0]["arguments"] == {
+        "when": "<class 'object'>",
+        "n": None,
+        "huge": 1 << 70,
+        "3": [1, 2],
+        "b": "YWI=",
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("be kind", [text("be kind")]),
+        (["a", ga.TextPart("b")], [text("a"), text("b")]),
+        ({"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}, [text("a")]),
+        ([{"type": "text", "text": "a"}, {"type": "text", "content": "b"}], [text("a"), text("b")]),
+        (ga.Message.system("a"), [text("a")]),
+        ([ga.Message.system("a"), "b"], [text("a"), text("b")]),
+        ({"role": "system", "content": "a"}, [text("a")]),
+        ([{"role": "developer", "content": [{"type": "text", "text": "a"}]}], [text("a")]),
+        (Dumped(role="system", content="a"), [text("a")]),
+        (ga.GenericPart("odd", {"n": 1}), [{"type": "odd", "n": 1}]),
+    ],
+)
+def test_system_instructions(spans: Traced, turn: ga.Turn, given: Any, expected: Any) -> None:
+    """Instructions are text parts, from strings, parts, the APIs' blocks or whole system messages."""
+    turn.start_llm("m", provider_name="p", system_instructions=given).end()
+    found = spans.json("gen_ai.system_instructions")
+    assert found == expected
+    check_schema("gen_ai.system_instructions", found)
+
+
+SHAPE = {"type": "object", "properties": {"id": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (ga.ToolDefinition("t"), {"type": "function", "name": "t"}),
+        (
+            ga.ToolDefinition("t", "does it", SHAPE),
+            {"type": "function", "name": "t", "description": "does it", "parameters": SHAPE},
+        ),
+        (
+            {"type": "function", "function": {"name": "t", "description": "d", "parameters": SHAPE, "strict": True}},
+            {"type": "function", "name": "t", "description": "d", "parameters": SHAPE},
+        ),
+        (
+            {"type": "function", "name": "t", "parameters": SHAPE},
+            {"type": "function", "name": "t", "parameters": SHAPE},
+        ),
+        (
+            {"name": "t", "description": "d", "input_schema": SHAPE},
+            {"type": "function", "name": "t", "description": "d", "parameters": SHAPE},
+        ),
+        ({"type": "web_search"}, {"type": "web_search", "name": "web_search"}),
+        ({"type": "bash_20250124", "name": "bash"}, {"type": "bash_20250124", "name": "bash"}),
+        (Dumped(name="t", input_schema=SHAPE), {"type": "function", "name": "t", "parameters": SHAPE}),
+    ],
+)
+def test_tool_definitions(spans: Traced, turn: ga.Turn, given: Any, expected: dict[str, Any]) -> None:
+    """Tool definitions are the conventions', from our own and from the dicts of both APIs."""
+    turn.start_llm("m", provider_name="p", tool_definitions=[given]).end()
+    found = spans.json("gen_ai.tool.definitions")
+    assert found == [expected]
+    check_schema("gen_ai.tool.definitions", found)
+
+
+@pytest.mark.parametrize("wrong", [5, "text", [5], [{}], [{"type": 5, "name": "t"}], [ga.ToolDefinition(5)]])  # type: ignore[arg-type]
+def test_what_is_no_tool_definition_is_dropped(spans: Traced, turn: ga.Turn, wrong: Any) -> None:
+    """A definition without a name, or of another kind of value, is dropped and counted."""
+    turn.start_llm("m", provider_name="p", tool_definitions=wrong).end()
+    assert spans.json("gen_ai.tool.definitions") is None
+    assert spans.faults == {"LLM.tool_definitions": 1}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"content": b"sound", "mime_type": "audio/wav"}, PARTS["blob"][1]),
+        ({"content": b"sound", "modality": "audio"}, {"type": "blob", "modality": "audio", "content": SOUND}),
+        (
+            {"uri": "https://x/y", "mime_type": "image/png"},
+            {"type": "uri", "modality": "image", "uri": "https://x/y", "mime_type": "image/png"},
+        ),
+        ({"uri": "https://x/y"}, {"type": "uri", "modality": "document", "uri": "https://x/y"}),
+        (
+            {"uri": "data:image/png;base64,AAAA"},
+            {"type": "blob", "modality": "image", "content": "AAAA", "mime_type": "image/png"},
+        ),
+        ({"file_id": "f-1"}, {"type": "file", "modality": "document", "file_id": "f-1"}),
+        (
+            {"file_id": "f-1", "modality": "video", "mime_type": "video/mp4"},
+            {"type": "file", "modality": "video", "file_id": "f-1", "mime_type": "video/mp4"},
+        ),
+    ],
+)
+def test_media(spans: Traced, turn: ga.Turn, given: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Media that a model makes are parts of what it answers: bytes, an address or a file's id."""
+    turn.start_llm("m", provider_name="p").output("look").attach_media(**given).end()
+    found = spans.json("gen_ai.output.messages")
+    assert found == [message("assistant", text("look"), expected)]
+    check_schema("gen_ai.output.messages", found)
+
+
+@pytest.mark.parametrize("given", [{}, {"content": b"", "uri": "x"}, {"uri": "x", "file_id": "y"}])
+def test_media_are_one_thing(spans: Traced, turn: ga.Turn, given: dict[str, Any]) -> None:
+    """Without exactly one of the three there is nothing to record."""
+    turn.start_llm("m", provider_name="p").attach_media(**given).end()
+    assert spans.faults == {"LLM.attach_media": 1}
+    assert spans.json("gen_ai.output.messages") is None
+
+
+def test_pieces_of_a_stream_become_one_message(spans: Traced, turn: ga.Turn) -> None:
+    """What the model thinks and says in pieces is one message, after those that were recorded whole."""
+    llm = turn.start_llm("m", provider_name="p")
+    llm.think("2+").output("fo").think("2").output("ur")
+    llm.record(output_messages=["first"])
+    llm.end()
+    assert spans.json("gen_ai.output.messages") == [
+        message("assistant", text("first")),
+        message("assistant", {"type": "reasoning", "content": "2+2"}, text("four")),
+    ]
+
+
+def test_the_users_words_come_after_what_was_given(spans: Traced, session: ga.Session) -> None:
+    """A turn's input is what it was given, then what the user says, at the start and later."""
+    session.start_turn("two", input_messages=["one"], system_instructions="kindly").user("three").end()
+    assert spans.json("gen_ai.input.messages") == [message("user", text(n)) for n in ("one", "two", "three")]
+    assert spans.json("gen_ai.system_instructions") == [text("kindly")]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (ga.Usage(0, 0), {"input_tokens": 0, "output_tokens": 0}),
+        (
+            ga.Usage(*range(14)),
+            {
+                "input_tokens": 0,
+                "output_tokens": 1,
+                "reasoning.output_tokens": 2,
+                "cache_read.input_tokens": 3,
+                "cache_write.input_tokens": 4,
+                "text.input_tokens": 5,
+                "image.input_tokens": 6,
+                "audio.input_tokens": 7,
+                "text.output_tokens": 8,
+                "image.output_tokens": 9,
+                "audio.output_tokens": 10,
+                "text.cache_read.input_tokens": 11,
+                "image.cache_read.input_tokens": 12,
+                "audio.cache_read.input_tokens": 13,
+            },
+        ),
+        (
+            {"input_tokens": 3, "output_tokens": 4, "cache_read_tokens": 0},
+            {
+                "input_tokens": 3,
+                "output_tokens": 4,
+                "cache_read.input_tokens": 0,
+            },
+        ),
+        (
+            {
+                "prompt_tokens": 10,
+                "completion_tokens": 20,
+                "total_tokens": 30,
+                "prompt_tokens_details": {"cached_tokens": 4, "audio_tokens": 0},
+                "completion_tokens_details": {"reasoning_tokens": 5, "audio_tokens": None},
+            },
+            {
+                "input_tokens": 10,
+                "output_tokens": 20,
+                "cache_read.input_tokens": 4,
+                "audio.input_tokens": 0,
+                "reasoning.output_tokens": 5,
+            },
+        ),
+        (
+            {
+                "input_tokens": 10,
+                "input_tokens_details": {"cached_tokens": 4},
+                "output_tokens": 20,
+                "output_tokens_details": {"reasoning_tokens": 5, "image_tokens": 6},
+            },
+            {
+                "input_tokens": 10,
+                "output_tokens": 20,
+                "cache_read.input_tokens": 4,
+                "reasoning.output_tokens": 5,
+                "image.output_tokens": 6,
+            },
+        ),
+        (
+            {
+                "input_tokens": 10,
+                "output_tokens": 20,
+                "cache_read_input_tokens": 3,
+                "cache_creation_input_tokens": 4,
+            },
+            {"input_tokens": 17, "output_tokens": 20, "cache_read.input_tokens": 3, "cache_write.input_tokens": 4},
+        ),
+        (
+            Dumped(
+                input_tokens=10,
+                output_tokens=20,
+                cache_read_input_tokens=None,
+                cache_creation_input_tokens=None,
+                service_tier="standard",
+            ),
+            {"input_tokens": 10, "output_tokens": 20},
+        ),
+    ],
+)
+def test_usage(spans: Traced, turn: ga.Turn, given: Any, expected: dict[str, int]) -> None:
+    """Token counts of our own and of both APIs are the conventions', with 0 kept and what is not given left out."""
+    turn.start_llm("m", provider_name="p").record(usage=given).end()
+    found = spans.last().attributes.items()
+    assert {key[13:]: value for key, value in found if key.startswith("gen_ai.usage.")} == expected
+
+
+@pytest.mark.parametrize(
+    "wrong", [5, "text", {"promptTokenCount": 3}, {}, {"input_tokens": "x", "cache_read_input_tokens": 1}]
+)
+def test_what_is_no_usage_is_dropped(spans: Traced, turn: ga.Turn, wrong: Any) -> None:
+    """Something without token counts is dropped and counted."""
+    turn.start_llm("m", provider_name="p").record(usage=wrong).end()
+    turn.record(usage=wrong)
+    assert spans.faults == {"LLM.usage": 1, "Turn.usage": 1}
+
+
+IMAGE = "data:image/png;base64," + "A" * 40_000_000
+FILE = "data:text/plain," + "%20" * 9_000_000
+ROWS = [{"id": number, "price": number * 1.5, "name": "a name"} for number in range(60_000)]
+LARGE: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "x"}] * 60_000,
+    "parts": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 60_000}],
+    "own parts": [{"role": "user", "parts": [{"type": "text", "content": "a"}] * 60_000}],
+    "parts everywhere": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 3000}] * 3000,
+    "calls": [{"role": "assistant", "tool_calls": [{"function": {"name": "t", "arguments": "{}"}}] * 60_000}],
+    "a result": [{"role": "tool", "tool_call_id": "1", "content": ROWS}],
+    "arguments": [{"role": "assistant", "tool_calls": [{"function": {"name": "t", "arguments": json.dumps(ROWS)}}]}],
+    "an odd part": [{"role": "user", "content": [{"type": "odd", "rows": ROWS}]}],
+    "an image": [{"role": "user", "content": [{"type": "image_url", "image_url": IMAGE}]}],
+    "a text": [{"role": "user", "content": [{"type": "input_file", "file_data": FILE}]}],
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_messages_do_not_hold_the_loop(spans: Traced, turn: ga.Turn, name: str) -> None:
+    """However long a history is, and whatever is in it, it is taken in milliseconds, with a marker and its end."""
+    took: list[float] = []
+    for _ in range(3):
+        llm = turn.start_llm("m", provider_name="p")
+        started = time.thread_time()
+        llm.record(input_messages=LARGE[name])
+        took.append(time.thread_time() - started)
+        llm.end()
+    found = spans.json("gen_ai.input.messages")
+    check_schema("gen_ai.input.messages", found)
+    assert "truncated" in spans.last().attributes["gen_ai.input.messages"]
+    assert found[-1]["role"] == LARGE[name][-1]["role"]
+    assert spans.faults == {}
+    assert min(took) < 0.08
+
+
+def test_large_media_are_cut_before_they_are_written(spans: Traced, turn: ga.Turn) -> None:
+    """Of bytes that no attribute could hold only the beginning is turned into text, with a marker."""
+    llm, picture = turn.start_llm("m", provider_name="p"), b"x" * 60_000_000
+    started = time.thread_time()
+    llm.attach_media(picture, mime_type="image/png")
+    took = time.thread_time() - started
+    llm.end()
+    (part,) = spans.json("gen_ai.output.messages")[0]["parts"]
+    assert part["content"].startswith("eHh4" * 1000)
+    assert part["content"].endswith("…[60000000 bytes, truncated]")
+    assert took < 0.08
+
+
+def test_many_tools_are_cut(spans: Traced, turn: ga.Turn) -> None:
+    """Of more tools than anybody would read the first ones are kept."""
+    tools = [{"name": f"t{number}", "input_schema": {"rows": ROWS}} for number in range(10)]
+    for given in (tools, [{"name": f"t{number}"} for number in range(60_000)]):
+        turn.start_llm("m", provider_name="p", tool_definitions=given).end()
+        found = spans.json("gen_ai.tool.definitions")
+        check_schema("gen_ai.tool.definitions", found)
+        assert "truncated" in spans.last().attributes["gen_ai.tool.definitions"]
+        assert len(found) < 10_000
+
+
+def test_a_long_json_text_stays_text(spans: Traced, turn: ga.Turn) -> None:
+    """JSON text is taken as what it means, unless reading it would hold the loop."""
+    for given, kind in ((ROWS[:100], list), (ROWS, str)):
+        with turn.start_tool("t") as tool:
+            tool.result = json.dumps(given)
+        assert type(spans.json("gen_ai.tool.call.result")) is kind

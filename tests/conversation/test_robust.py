@@ -1,0 +1,309 @@
+"""Wrong values: dropped, counted and logged once, never raised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+import pytest
+
+import genai_async as ga
+
+from .support import Traced
+
+
+class Hostile:
+    """Raises whatever is asked of it."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __bool__(self) -> bool:
+        raise RuntimeError("no truth")
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("no equal")
+
+    def __iter__(self) -> Any:
+        raise RuntimeError("no items")
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+WRONG = [
+    5,
+    -1,
+    1.5,
+    float("nan"),
+    object(),
+    Hostile(),
+    b"bytes",
+    [],
+    ["x", 3],
+    {"a": 1},
+    {3: 4},
+    lambda: None,
+    True,
+    "",
+    "\ud800",
+    Hostile,
+    1 << 80,
+]
+
+
+def turns(wrong: Any, session: ga.Session) -> None:
+    session.start_turn(
+        wrong,
+        input_messages=wrong,
+        system_instructions=wrong,
+        agent_name=wrong,
+        model=wrong,
+        agent_id=wrong,
+        agent_description=wrong,
+        agent_version=wrong,
+        attributes=wrong,
+        start_time=wrong,
+    ).user(wrong).end(end_time=wrong)
+
+
+def records(wrong: Any, session: ga.Session) -> None:
+    turn = session.start_turn()
+    fields = [*ga.LLM._fields, "usage", "no_such_field"]
+    turn.record(**dict.fromkeys(fields, wrong))
+    turn.start_subagent("a", remote=True).record(**dict.fromkeys(fields, wrong)).end()
+    turn.start_llm("m", provider_name="p").record(**dict.fromkeys(fields, wrong)).end()
+    turn.start_tool("t").record(arguments=wrong, result=wrong, call_id=wrong, tool_type=wrong, description=wrong).end()
+    turn.end()
+
+
+def llms(wrong: Any, session: ga.Session) -> None:
+    llm = session.start_turn().start_llm(
+        wrong,
+        provider_name=wrong,
+        operation=wrong,
+        input_messages=wrong,
+        system_instructions=wrong,
+        tool_definitions=wrong,
+        server_address=wrong,
+        server_port=wrong,
+        attributes=wrong,
+        start_time=wrong,
+        temperature=wrong,
+        stop_sequences=wrong,
+    )
+    llm.output(wrong).think(wrong)
+    llm.usage = wrong
+    llm.attach_media(wrong)
+    llm.attach_media(uri=wrong)
+    llm.attach_media(file_id=wrong, mime_type=wrong, modality=wrong)
+    llm.stream(wrong)
+    llm.end(error=wrong, end_time=wrong)
+
+
+def tools(wrong: Any, session: ga.Session) -> None:
+    tool = session.start_turn().start_tool(
+        wrong, arguments=wrong, call_id=wrong, tool_type=wrong, description=wrong, attributes=wrong, start_time=wrong
+    )
+    tool.result = wrong
+    tool.set_attributes(wrong).set_attributes({"x": wrong}).record_error(wrong).end()
+
+
+def subagents(wrong: Any, session: ga.Session) -> None:
+    for remote in (None, True, wrong):
+        session.start_turn().start_subagent(
+            wrong,
+            model=wrong,
+            agent_id=wrong,
+            agent_description=wrong,
+            agent_version=wrong,
+            system_instructions=wrong,
+            input_messages=wrong,
+            remote=remote,
+            attributes=wrong,
+            start_time=wrong,
+        ).end()
+
+
+def sessions(wrong: Any, session: ga.Session) -> None:
+    other = ga.Session(
+        session_id=wrong,
+        agent_name=wrong,
+        model=wrong,
+        agent_id=wrong,
+        agent_description=wrong,
+        agent_version=wrong,
+        attributes=wrong,
+        capture_content=wrong,
+        continue_trace=wrong,
+    )
+    with other, other.start_turn("x") as turn, turn.start_llm(provider_name="p"):
+        pass
+
+
+def ambient(wrong: Any, session: ga.Session) -> None:
+    ga.start_llm(wrong, provider_name=wrong).end()
+    ga.start_tool(wrong).end()
+    ga.start_subagent(wrong).end()
+    ga.start_turn(wrong).end()
+
+
+def logged(wrong: Any, session: ga.Session) -> None:
+    ga.log_session(wrong)
+    ga.log_session([wrong])
+    ga.log_turn(
+        wrong,
+        session_id=wrong,
+        input_messages=wrong,
+        output_messages=wrong,
+        system_instructions=wrong,
+        spans=wrong,
+        agent_name=wrong,
+        model=wrong,
+        agent_description=wrong,
+        usage=wrong,
+        finish_reasons=wrong,
+        start_time=wrong,
+        end_time=wrong,
+        error=wrong,
+        attributes=wrong,
+        capture_content=wrong,
+        continue_trace=wrong,
+    )
+    common = {"spans": wrong, "start_time": wrong, "end_time": wrong, "error": wrong, "attributes": wrong}
+    inside = [
+        ga.LoggedLLM(provider_name=wrong, model=wrong, operation=wrong, fields=wrong, **common),
+        ga.LoggedTool(name=wrong, arguments=wrong, result=wrong, call_id=wrong, tool_type=wrong, **common),
+        ga.LoggedSubAgent(name=wrong, model=wrong, agent_id=wrong, remote=wrong, fields=wrong, **common),
+        wrong,
+    ]
+    ga.log_turn("x", spans=inside)
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("use", [turns, records, llms, tools, subagents, sessions, ambient, logged])
+def test_wrong_values_never_raise(
+    spans: Traced, session: ga.Session, use: Callable[[Any, ga.Session], None], wrong: Any
+) -> None:
+    """Whatever value stands in whatever place, the caller's work goes on and the span that was meant still ends."""
+    use(wrong, session)
+    session.end()
+    assert spans.spans
+    assert not spans.open
+
+
+@pytest.mark.parametrize("use", [turns, records, llms, tools, subagents, sessions, logged])
+def test_wrong_values_are_counted_and_logged_once(
+    spans: Traced, session: ga.Session, log: pytest.LogCaptureFixture, use: Callable[[Any, ga.Session], None]
+) -> None:
+    """What is dropped is counted by kind each time, and logged the first time without showing the value."""
+    use(4711.5, session)
+    first = spans.faults
+    use(4711.5, session)
+    assert first
+    assert {kind: 2 * count for kind, count in first.items()} == spans.faults
+    lines = [record.getMessage() for record in log.records]
+    assert len(lines) == len(set(lines)) == len(first)
+    assert not any("4711" in line for line in lines)
+
+
+def test_a_set_up_counts_for_itself(spans: Traced, turn: ga.Turn) -> None:
+    """One value that is dropped is one count of its kind, and nothing else is dropped with it."""
+    turn.start_llm("m", provider_name="p", temperature="hot", top_p=0.5).end()  # type: ignore[arg-type]
+    assert spans.faults == {"LLM.temperature": 1}
+    assert spans.last().attributes["gen_ai.request.top_p"] == 0.5
+
+
+def test_words_of_an_enumeration_are_text(spans: Traced, turn: ga.Turn) -> None:
+    """A member of a string enumeration is recorded as its value, wherever a word is expected."""
+
+    class Word(str, Enum):  # noqa: UP042 - the kind that people have
+        OPENAI = "openai"
+        SMALL = "gpt-4o-mini"
+
+    turn.start_llm(Word.SMALL, provider_name=Word.OPENAI).record(response_model=Word.SMALL).end()
+    span = spans.last()
+    assert span.name == "chat gpt-4o-mini"
+    assert span.attributes["gen_ai.provider.name"] == "openai"
+    assert span.attributes["gen_ai.response.model"] == "gpt-4o-mini"
+    assert spans.faults == {}
+
+
+def test_an_operation_that_is_no_word_is_chat(spans: Traced, turn: ga.Turn) -> None:
+    """A model call whose operation cannot be one is recorded as the usual one."""
+    turn.start_llm("m", provider_name="p", operation=7).end()  # type: ignore[arg-type]
+    assert spans.last().name == "chat m"
+    assert spans.faults == {"operation": 1}
+
+
+def test_an_error_of_no_known_kind_is_still_an_error(spans: Traced, turn: ga.Turn) -> None:
+    """Something that is neither exception nor word fails the span with the conventions' word for it."""
+    turn.end(error=5)  # type: ignore[arg-type]
+    span = spans.last()
+    assert (span.status, span.attributes["error.type"]) == ("ERROR", "_OTHER")
+    assert spans.faults == {"an error": 1}
+
+
+def test_wrong_counts_are_no_part_of_a_sum(spans: Traced, session: ga.Session) -> None:
+    """Token counts that a model call drops are not added to its turn's either."""
+    with session.start_turn() as turn:
+        for usage in (ga.Usage(-5, True), ga.Usage(3, "4"), ga.Usage(0, 0)):  # type: ignore[arg-type]
+            turn.start_llm(provider_name="p").record(usage=usage).end()
+    root = spans.spans[0]
+    assert root.attributes["gen_ai.usage.input_tokens"] == 3
+    assert root.attributes["gen_ai.usage.output_tokens"] == 0
+
+
+def test_own_attributes_cannot_break_a_span(spans: Traced, turn: ga.Turn) -> None:
+    """Attributes of the caller's own under the conventions' keys don't reach the span's name."""
+    turn.start_tool("t", attributes={"gen_ai.tool.name": Hostile(), 5: 6, "": 7, "ok": 1}).end()
+    assert spans.last().name.startswith("execute_tool")
+    assert spans.last().attributes["ok"] == 1
+
+
+def test_the_callers_lists_may_change_afterwards(spans: Traced, turn: ga.Turn) -> None:
+    """What is recorded is what was there then, not what the caller's own objects became."""
+    arguments = {"a": [1]}
+    result = {"n": [1]}
+    messages = [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "content": result}]}]
+    tools = [{"name": "t", "parameters": {"type": "object"}}]
+    generic = {"type": "odd", "deep": [1]}
+    llm = turn.start_llm("m", provider_name="p", input_messages=messages, tool_definitions=tools)
+    llm.record(output_messages=[{"role": "assistant", "content": [generic]}])
+    tool = llm.start_tool("t", arguments=arguments)
+    arguments["a"].append(2)
+    result["n"].append(2)
+    tools[0]["parameters"]["type"] = "array"
+    generic["deep"].append(2)
+    tool.end()
+    assert spans.json("gen_ai.tool.call.arguments") == {"a": [1]}
+    llm.end()
+    span = spans.one("chat m").attributes
+    assert '"n":[1]' in span["gen_ai.input.messages"]
+    assert '"object"' in span["gen_ai.tool.definitions"]
+    assert '"deep":[1]' in span["gen_ai.output.messages"]
+
+
+def test_own_attributes_do_not_change_what_a_span_is(spans: Traced) -> None:
+    """The conversation's id and the operation are the library's: what a caller sets in their place is counted."""
+    wrong = {"gen_ai.conversation.id": "evil", "gen_ai.operation.name": "evil", "own": 1}
+    turn = ga.Session(session_id="c-1", attributes=wrong).start_turn(attributes=wrong)
+    turn.set_attributes(wrong).end()
+    found = spans.last().attributes
+    assert found["gen_ai.conversation.id"] == "c-1"
+    assert (found["gen_ai.operation.name"], found["own"]) == ("invoke_agent", 1)
+    assert spans.faults == {"an attribute of the library's own": 6}
+
+
+def test_unknown_fields_are_one_kind(spans: Traced, turn: ga.Turn, log: pytest.LogCaptureFixture) -> None:
+    """However many fields there are that a span does not know, they count as one kind, logged once by a short name."""
+    names: list[Any] = [{"tempo": 1}, *({f"field {number}": 1} for number in range(100)), {"a secret" * 100: 1}]
+    for fields in names:
+        turn.record(**fields)
+        turn.start_tool("t").record(**fields).end()
+    assert spans.faults == {"Turn: an unknown field": 102, "Tool: an unknown field": 102}
+    assert len(log.records) == 2
+    assert "tempo" in log.text
+    assert "secret" not in log.text

@@ -1,0 +1,83 @@
+"""Sampling by conversation: all of one or nothing, the same in every process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+
+import genai_async as ga
+
+from .support import traced
+
+
+def _kept(sampler: Any, ids: list[str]) -> set[str]:
+    with traced(sampler=sampler) as spans:
+        for conversation_id in ids:
+            with ga.Session(session_id=conversation_id) as session:
+                for _ in range(3):
+                    with session.start_turn() as turn, turn.start_tool("t"):
+                        trace.get_tracer("another").start_span("theirs").end()
+        found: dict[str, int] = {}
+        for span in spans.spans:
+            key = span.attributes["gen_ai.conversation.id"]
+            found[key] = found.get(key, 0) + 1
+    assert set(found.values()) <= {9}  # whole conversations, other people's spans in them too
+    return set(found)
+
+
+def test_a_conversation_is_kept_as_a_whole_or_not_at_all() -> None:
+    """About the ratio of conversations is kept, each with all its spans, and a higher ratio keeps them, too."""
+    ids = [f"c-{number}" for number in range(400)]
+    few, many = _kept(ga.ConversationSampler(0.2), ids), _kept(ga.ConversationSampler(0.6), ids)
+    assert 50 < len(few) < 110
+    assert 200 < len(many) < 280
+    assert few < many
+    assert _kept(ga.ConversationSampler(0.2), ids) == few
+
+
+@pytest.mark.parametrize(("ratio", "share"), [(0, 0), (1, 20), (0.0, 0), (1.0, 20)])
+def test_none_and_all(ratio: float, share: int) -> None:
+    """At 0 nothing is kept, at 1 everything."""
+    assert len(_kept(ga.ConversationSampler(ratio), [f"c-{number}" for number in range(20)])) == share
+
+
+def test_every_process_decides_alike() -> None:
+    """The decision hangs on the id and the ratio only, not on a process's hash seed."""
+    program = (
+        "import genai_async as ga; sampler = ga.ConversationSampler(0.5); "
+        "key = 'gen_ai.conversation.id'; "
+        "print([sampler.should_sample(None, 1, 'x', attributes={key: f'c-{n}'}).decision.name for n in range(50)])"
+    )
+    told = {
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    }
+    assert len(told) == 1
+    assert "DROP" in (decisions := told.pop())
+    assert "RECORD_AND_SAMPLE" in decisions
+
+
+def test_spans_outside_of_any_conversation() -> None:
+    """They are decided on by the sampler that is given for them, and by trace id otherwise."""
+    with traced(sampler=ga.ConversationSampler(1.0, outside=ALWAYS_OFF)) as spans:
+        assert not trace.get_tracer("another").start_span("outside").is_recording()
+        assert not spans.spans
+    with traced(sampler=ga.ConversationSampler(1.0)):
+        assert trace.get_tracer("another").start_span("outside").is_recording()
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.1, "0.5", True, None, float("nan")])
+def test_a_ratio_that_is_none(ratio: Any) -> None:
+    """What is no share between 0 and 1 is refused at once."""
+    with pytest.raises(ga.ConfigurationError, match="ratio"):
+        ga.ConversationSampler(ratio)
+
+
+def test_it_says_what_it_is() -> None:
+    """Name and ratio, as samplers do."""
+    assert ga.ConversationSampler(0.25).get_description() == "ConversationSampler{0.25}"

@@ -1,0 +1,74 @@
+"""The built-in redactor: what it finds, what it leaves, and how long it takes."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+import genai_async as ga
+
+JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9"
+PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\n-----END RSA PRIVATE KEY-----"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("call me: a.b+c@mail.example.org, please", "call me: [e-mail], please"),
+        ("use sk-proj-abcdefghijklmnop1234 here", "use [key] here"),
+        ("ghp_" + "a" * 36, "[key]"),
+        ("AKIAABCDEFGHIJKLMNOP", "[key]"),
+        (f"token {JWT}.", "token [key]."),
+        ("Authorization: Bearer abcdef0123456789", "Authorization: Bearer [token]"),
+        ('{"password": "hunter2secret", "a": 1}', '{"password": "[secret]", "a": 1}'),
+        ("api_key=abcdef123456&x=1", "api_key=[secret]&x=1"),
+        (f"my key:\n{PEM}\nend", "my key:\n[private key]\nend"),
+        ("cut -----BEGIN PRIVATE KEY-----\nMIIE", "cut [private key]"),
+        ("card 4111 1111 1111 1111 ok", "card [card] ok"),
+        ("card 4111-1111-1111-1111", "card [card]"),
+    ],
+)
+def test_secrets_are_replaced(text: str, expected: str) -> None:
+    """Each kind of secret is replaced by a word that says what it was, and nothing beside it."""
+    assert ga.redact_secrets(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["order 4111111111111112", "call 0049 30 1234567", "a@b", "bearer of news", "2026-11-22 21:18:43", "sk-short", ""],
+)
+def test_other_text_stays(text: str) -> None:
+    """What only resembles a secret is left as it is."""
+    assert ga.redact_secrets(text) == text
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "a",
+        "1",
+        "1 ",
+        "a@",
+        "a.",
+        "@a.",
+        "sk-",
+        "eyJaaaaaaaa.",
+        "bearer ",
+        "-----BEGIN PRIVATE KEY-----",
+        "password=",
+        "'",
+    ],
+)
+def test_hostile_text_takes_linear_time(piece: str) -> None:
+    """Ten times the text takes about ten times as long, whatever is repeated in it."""
+
+    def seconds(size: int) -> float:
+        text = piece * (size // len(piece))
+        started = time.process_time()
+        ga.redact_secrets(text)
+        return time.process_time() - started
+
+    small = min(seconds(20_000) for _ in range(5))
+    large = min(seconds(200_000) for _ in range(3))
+    assert large < 40 * small + 0.05

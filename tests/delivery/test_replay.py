@@ -1,0 +1,140 @@
+"""`python -m genai_async replay`: everything readable in the files arrives, the rest is counted and told."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from genai_async.__main__ import main
+from genai_async.export import ExportConfig, Exporter
+from genai_async.testing import Collector, PartialSuccess, Reset, Status, TooLarge
+
+from .hosts import FAST, feed
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    with Collector() as found:
+        yield found
+
+
+def _spool(directory: Path, count: int, first: int = 1, text: str = "") -> set[str]:
+    """Files as an exporter leaves them that never reached its collector."""
+    exporter = Exporter(ExportConfig.resolve(endpoint="http://127.0.0.1:1", spool=directory, retry=FAST))
+    ids = feed(exporter, count, first, {"text": text})
+    assert exporter.flush_blocking(10).complete
+    exporter.shutdown(0)
+    return ids
+
+
+def _replay(*arguments: object) -> int:
+    return main(["replay", *map(str, arguments)])
+
+
+def test_a_spool(collector: Collector, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a process left is sent once, with the headers that were asked for, and stays where it is."""
+    ids = _spool(tmp_path, 1000) | _spool(tmp_path, 10, 5000)
+    before = sorted(tmp_path.glob("*.jsonl"))
+    assert _replay(tmp_path, before[0], "--endpoint", collector.endpoint, "--header", "x-key=a=b") == 0
+    assert collector.accepted == dict.fromkeys(ids, 1)
+    assert {request.headers["x-key"] for request in collector.requests} == {"a=b"}
+    assert sorted(tmp_path.glob("*.jsonl")) == before
+    assert "1,010 spans" in capsys.readouterr().out
+
+
+def test_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A check opens no connection, and its status says whether all of it could be sent."""
+    _spool(tmp_path, 10)
+    assert _replay(tmp_path, "--dry-run", "--endpoint", "http://127.0.0.1:1") == 0
+    (tmp_path / "other.jsonl").write_text('{"resourceLogs": []}\n')
+    assert _replay(tmp_path, "--dry-run") == 1
+    assert "10 spans" in capsys.readouterr().out
+
+
+def test_damage(collector: Collector, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Torn lines, foreign and unreadable files are counted and named; the rest arrives, and the status is 1."""
+    ids = _spool(tmp_path, 5)
+    segment = next(tmp_path.glob("*.jsonl"))
+    whole = segment.read_bytes()
+    segment.write_bytes(
+        whole + b"\n" + whole[: len(whole) // 2] + b"\n" + whole.replace(b'"name":"s"', b'"name":"\xff"')
+    )
+    (tmp_path / "logs.jsonl").write_text('{"resourceLogs": []}\n')
+    (tmp_path / "noise.jsonl").write_bytes(os.urandom(10_000))
+    (tmp_path / "deep.jsonl").write_text('{"resourceSpans":' + "[" * 100_000)
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "a.directory.jsonl").mkdir()
+    assert _replay(tmp_path, "--endpoint", collector.endpoint) == 1
+    assert collector.accepted.keys() == ids
+    told = capsys.readouterr().out
+    assert "2 lines are torn" in told
+    for name in ("logs", "noise", "deep"):
+        assert f"{name}.jsonl: holds no traces" in told
+    assert "directory.jsonl: cannot be read" in told
+    assert "empty" not in told
+
+
+def test_trouble_on_the_way(tmp_path: Path) -> None:
+    """Retries and splits are the exporter's own."""
+    ids = _spool(tmp_path, 40, text="x" * 500)
+    with Collector([Status(503), Reset("after"), *[TooLarge(8000)] * 30]) as collector:
+        assert _replay(tmp_path, "--endpoint", collector.endpoint) == 0
+        assert collector.accepted == dict.fromkeys(ids, 1)
+
+
+def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Spans that are given up make the status 1, and are told by reason."""
+    _spool(tmp_path, 4)
+    for fault, reason in (
+        (Status(400), "given up 4: rejected_400"),
+        (PartialSuccess(1), "given up 1: partial_success"),
+    ):
+        with Collector([fault]) as collector:
+            assert _replay(tmp_path, "--endpoint", collector.endpoint) == 1
+            assert reason in capsys.readouterr().out
+
+
+def test_nobody_listens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without progress it gives up, says why, and the files are still there for the next time."""
+    _spool(tmp_path, 4)
+    assert _replay(tmp_path, "--endpoint", "http://127.0.0.1:1", "--patience", "0.2") == 1
+    assert "not delivered 4: http://127.0.0.1:1 does not take spans, they are kept for later: ConnectError" in (
+        capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("missing",), (".", "--endpoint", "ftp://x"), (".", "--header", "no name=x"), (".", "--header", "x=\x00")],
+)
+def test_misuse(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    """A path that is not there and an option that cannot work are told before anything is tried."""
+    assert _replay(*arguments) == 2
+    assert capsys.readouterr().err
+
+
+def test_a_large_file_in_little_memory(collector: Collector, tmp_path: Path) -> None:
+    """A file much larger than what is read ahead is never in memory as a whole; a terminal shows a bar."""
+    _spool(tmp_path, 100, text="x" * 100_000)
+    segments = b"".join(path.read_bytes() for path in tmp_path.glob("*.jsonl"))
+    whole = tmp_path / "whole.traces"
+    with whole.open("wb") as file:
+        for _ in range(12):
+            file.write(segments)
+    program = (
+        # `ru_maxrss` would be at least that of the process which started this one.
+        "import re, sys; from pathlib import Path; from genai_async.__main__ import main; "
+        "sys.stderr.isatty = lambda: True; status = main(); "
+        "print(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]); sys.exit(status)"
+    )
+    command = [sys.executable, "-c", program, "replay", str(whole), "--endpoint", collector.endpoint]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=50)
+    assert done.returncode == 0, done.stderr
+    assert sorted(collector.accepted.values()) == [12] * 100
+    assert "1200/1200 spans sent" in done.stderr
+    assert int(done.stdout.split()[-1]) < 150_000 + whole.stat().st_size / 1024 / 2  # KiB on Linux

@@ -1,0 +1,180 @@
+"""A collector on a real socket that answers as told, and spans to send to it."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import anyio
+import anyio.abc
+import h11
+import msgspec
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import SpanContext, TraceFlags
+
+from genai_async.export import ExportConfig, Exporter, RetryPolicy
+
+FAST = RetryPolicy(initial=0.01, maximum=0.05)
+_RESOURCE = Resource({"service.name": "tests"})
+
+
+def span(number: int = 1, attributes: Mapping[str, Any] | None = None) -> ReadableSpan:
+    """An ended, sampled span whose id is `number`."""
+    context = SpanContext(1, number, is_remote=False, trace_flags=TraceFlags(1))
+    return ReadableSpan("s", context=context, resource=_RESOURCE, attributes=attributes, start_time=1, end_time=2)
+
+
+def feed(exporter: Exporter, count: int, first: int = 1, attributes: Mapping[str, Any] | None = None) -> None:
+    """Let `count` spans end."""
+    for number in range(first, first + count):
+        exporter.accept(span(number, attributes))
+
+
+def balanced(exporter: Exporter) -> bool:
+    """Whether every ended span is accounted for."""
+    stats = exporter.stats()
+    known = stats.delivered + stats.dropped_total + stats.spooled + stats.queued + stats.in_flight
+    return stats.ended == known
+
+
+@dataclass
+class Seen:
+    """One request."""
+
+    headers: dict[str, str]
+    raw: bytes
+    path: str = ""
+
+    @property
+    def body(self) -> dict[str, Any]:
+        data = zlib.decompress(self.raw, 47) if self.headers.get("content-encoding") == "gzip" else self.raw
+        value = msgspec.json.decode(data)
+        assert isinstance(value, dict)
+        return value
+
+    @property
+    def spans(self) -> list[dict[str, Any]]:
+        return [
+            span
+            for resource in self.body["resourceSpans"]
+            for scope in resource["scopeSpans"]
+            for span in scope["spans"]
+        ]
+
+    @property
+    def ids(self) -> list[int]:
+        return [int(span["spanId"], 16) for span in self.spans]
+
+
+@dataclass
+class Answer:
+    """What to reply: a status with headers and body, or nothing at all."""
+
+    status: int = 200
+    headers: list[tuple[str, str]] = field(default_factory=list)
+    body: bytes = b"{}"
+
+
+Script: TypeAlias = Callable[[Seen], Awaitable[Answer | None]]
+
+
+async def ok(seen: Seen) -> Answer:
+    """Take everything."""
+    return Answer()
+
+
+def always(answer: Answer) -> Script:
+    """The same answer each time."""
+
+    async def script(seen: Seen) -> Answer:
+        return answer
+
+    return script
+
+
+@dataclass
+class Collector:
+    """Requests that arrived, and what to answer; `None` from the script resets the connection."""
+
+    script: Script = ok
+    url: str = ""
+    seen: list[Seen] = field(default_factory=list)
+    accepted: list[int] = field(default_factory=list)
+
+    async def serve(self, stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            connection = h11.Connection(h11.SERVER)
+            while await self._answer(connection, stream):
+                connection.start_next_cycle()
+
+    async def _answer(self, connection: h11.Connection, stream: anyio.abc.SocketStream) -> bool:
+        seen = await _receive(connection, stream)
+        if seen is None:
+            return False
+        self.seen.append(seen)
+        answer = await self.script(seen)
+        if answer is None:
+            return False
+        if answer.status == 200:
+            self.accepted += seen.ids
+        headers = [("content-length", str(len(answer.body))), *answer.headers]
+        data = connection.send(h11.Response(status_code=answer.status, headers=headers)) or b""
+        data += connection.send(h11.Data(data=answer.body)) or b""
+        data += connection.send(h11.EndOfMessage()) or b""
+        try:
+            await stream.send(data)
+        except anyio.BrokenResourceError:
+            return False
+        return connection.our_state is h11.DONE and connection.their_state is h11.DONE
+
+
+async def _receive(connection: h11.Connection, stream: anyio.abc.SocketStream) -> Seen | None:
+    seen: Seen | None = None
+    while True:
+        event = connection.next_event()
+        if event is h11.NEED_DATA:
+            try:
+                connection.receive_data(await stream.receive())
+            except anyio.EndOfStream:
+                connection.receive_data(b"")
+            except anyio.BrokenResourceError:
+                return None
+        elif isinstance(event, h11.Request):
+            headers = {name.decode(): value.decode("latin-1") for name, value in event.headers}
+            seen = Seen(headers, b"", event.target.decode())
+        elif isinstance(event, h11.Data) and seen is not None:
+            seen.raw += bytes(event.data)
+        elif isinstance(event, h11.EndOfMessage):
+            return seen
+        else:
+            return None
+
+
+@asynccontextmanager
+async def collector(script: Script = ok) -> AsyncIterator[Collector]:
+    """A collector on a free port of this host, for the length of the block."""
+    found = Collector(script)
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = listener.extra(anyio.abc.SocketAttribute.local_port)
+    found.url = f"http://127.0.0.1:{port}"
+    async with listener, anyio.create_task_group() as group:
+        group.start_soon(listener.serve, found.serve)
+        yield found
+        group.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def running(**options: Any) -> AsyncIterator[Exporter]:
+    """An exporter at work in this loop; closed at the end of the block."""
+    options = {"retry": FAST, "schedule_delay": 0.01, "shutdown_timeout": 1.0, **options}
+    exporter = Exporter(ExportConfig.resolve(**options))
+    async with anyio.create_task_group() as group:
+        group.start_soon(exporter.run)
+        try:
+            yield exporter
+        finally:
+            await exporter.aclose()

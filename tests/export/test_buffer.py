@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from genai_async.export._buffer import ENTRY_BYTES, Batch, Buffer
+from genai_async.export._split import smaller
+from genai_async.export._trim import trim
+
+_GROUP = (b"r", b"s")
+
+
+def _buffer(max_bytes: int = 10**6, spans: int = 3, size: int = 1000) -> Buffer:
+    return Buffer(max_bytes, spans, size, lambda: 0.0)
+
+
+def _balanced(buffer: Buffer) -> bool:
+    books = buffer.books()
+    return books.ended == sum(
+        (books.delivered, sum(books.dropped.values()), books.spooled, books.queued, books.in_flight)
+    )
+
+
+_steps = st.lists(
+    st.tuples(
+        st.sampled_from(["add", "take", "settle", "reject", "return", "split", "drop", "all_back", "drop_all"]),
+        st.integers(0, 3),
+    ),
+    max_size=60,
+)
+
+
+@settings(deadline=None)
+@given(_steps)
+def test_the_books_always_balance(steps: list[tuple[str, int]]) -> None:
+    """Whatever happens in whatever order, every span is somewhere, and memory is what waits takes."""
+    buffer = _buffer(max_bytes=20 * (10 + ENTRY_BYTES))
+    flying: list[Batch] = []
+    for step, number in steps:
+        batch = flying.pop(number % len(flying)) if flying and step in {"settle", "reject", "return", "split"} else None
+        if step == "add":
+            for _ in range(number):
+                buffer.add(_GROUP, b"x" * 10)
+        elif step == "take" and (taken := buffer.take(fresh=bool(number % 2))) is not None:
+            flying.append(taken)
+        elif step == "drop":
+            buffer.drop("encoding", number)
+        elif step == "all_back":
+            buffer.put_all_back()
+            flying.clear()
+        elif step == "drop_all":
+            buffer.drop_all("shutdown")
+            flying.clear()
+        elif batch is not None:
+            _finish(buffer, step, batch)
+        books = buffer.books()
+        assert _balanced(buffer)
+        assert buffer.unsettled(0, buffer.position) == books.queued + books.in_flight
+        assert books.memory_bytes == (books.queued + books.in_flight) * (10 + ENTRY_BYTES)
+    assert buffer.drop_all("end") == buffer.books().dropped["end"]
+    assert buffer.books().memory_bytes == 0
+
+
+def _finish(buffer: Buffer, step: str, batch: Batch) -> None:
+    if step == "settle":
+        buffer.settle(batch)
+    elif step == "reject":
+        buffer.settle(batch, {"partial_success": 1})
+    elif step == "return" or len(batch.spans) == 1:
+        batch.attempts += 1
+        buffer.put_back(batch)
+    else:
+        buffer.put_back(batch, *smaller(batch))
+
+
+def test_when_to_look() -> None:
+    """The worker is woken by the first span and by each that completes a batch, by count or by bytes."""
+    buffer = _buffer()
+    assert [buffer.add(_GROUP, b"x") for _ in range(5)] == [True, False, True, False, False]
+    large = _buffer(spans=100)
+    assert [large.add(_GROUP, b"x" * 400) for _ in range(5)] == [True, False, True, False, False]
+    assert large.is_full()
+
+
+def test_drops_wake_once() -> None:
+    """Drops are told in one go: only the first since the last telling wakes the worker."""
+    buffer = _buffer(max_bytes=1)
+    assert [buffer.add(_GROUP, b"x") for _ in range(3)] == [True, False, False]
+    assert buffer.untold() == {"queue_full": 3}
+    assert buffer.untold() == {}
+    assert buffer.add(_GROUP, b"x")
+
+
+def test_numbers() -> None:
+    """A range of numbers is unsettled for as long as one of its spans waits or flies."""
+    buffer = _buffer()
+    for _ in range(6):
+        buffer.add(_GROUP, b"x")
+    first = buffer.take(fresh=True)
+    assert first is not None
+    assert (first.first, first.last, buffer.head, buffer.position) == (1, 3, 4, 6)
+    assert [buffer.unsettled(*ends) for ends in ((0, 6), (0, 3), (3, 6), (2, 4), (6, 6), (4, 2))] == [6, 3, 3, 2, 0, 0]
+    buffer.settle(first)
+    assert [buffer.unsettled(*ends) for ends in ((0, 6), (0, 3), (3, 6))] == [3, 0, 3]
+
+
+def test_ages() -> None:
+    """The age of the oldest span is known about as well as a batch is long."""
+    now = [0.0]
+    buffer = Buffer(10**6, 2, 10**6, lambda: now[0])
+    assert buffer.waiting_since() is None
+    for moment in range(6):
+        now[0] = float(moment)
+        buffer.add(_GROUP, b"x")
+    assert buffer.oldest() == 0.0
+    first = buffer.take(fresh=True)
+    assert first is not None
+    assert (first.since, buffer.oldest(), buffer.waiting_since()) == (0.0, 2.0, 0.0)
+    buffer.settle(first)
+    assert buffer.waiting_since() == 2.0
+
+
+def test_what_is_given_up_cannot_be_settled() -> None:
+    """A batch that was dropped while it flew changes nothing when its answer comes after all."""
+    buffer = _buffer()
+    buffer.add(_GROUP, b"x")
+    batch = buffer.take(fresh=True)
+    assert batch is not None
+    buffer.drop_all("shutdown")
+    buffer.settle(batch)
+    buffer.put_back(batch)
+    buffer.stow(batch)
+    assert (buffer.books().delivered, buffer.books().dropped) == (0, {"shutdown": 1})
+
+
+def test_large_spans_travel_alone() -> None:
+    """A span larger than a batch is taken by itself, and one that would overfill a batch waits for the next."""
+    buffer = _buffer(size=100)
+    for size in (60, 60, 500, 10):
+        buffer.add(_GROUP, b"x" * size)
+    sizes = []
+    while (batch := buffer.take(fresh=True)) is not None:
+        sizes.append(batch.size_bytes)
+    assert sizes == [60, 60, 500, 10]
+
+
+@given(st.binary(max_size=200) | st.from_regex(rb'\{"attributes":\[.*\]\}'), st.integers(0, 100))
+def test_trimming_survives_anything(data: bytes, limit: int) -> None:
+    """Data that is no span, or has nothing to cut, gives nothing."""
+    found = trim(data, limit)
+    assert found is None or len(found) < len(data)
+
+
+def test_trimming_text_that_looks_like_json() -> None:
+    """Text that only begins like JSON is cut as text; JSON without long texts in it, too."""
+    for text in ("[" + "x" * 1000, "[" + "1," * 1000 + "1]", "{" * 2000):
+        data = b'{"value":{"stringValue":"' + text.encode() + b'"}}'
+        found = trim(data, 500)
+        assert found is not None
+        assert b"trimmed, was" in found
+    assert trim(b'{"value":{"stringValue":"short"}}', 5) is None

@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+import os
+import random
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import msgspec
+import pytest
+from google.protobuf import json_format
+from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
+
+from genai_async.export import ExportConfig, Exporter
+from genai_async.export._body import body
+from genai_async.export._encode import Encoder
+from genai_async.export._spool import Spool, parse
+
+from .support import FAST, Answer, Seen, always, balanced, collector, feed, ok, running, span
+
+pytestmark = pytest.mark.anyio
+
+_NOWHERE = "http://127.0.0.1:1"
+
+
+def _segments(directory: Path) -> list[Path]:
+    return sorted(directory.glob("*.jsonl"))
+
+
+async def test_delivered_spans_leave_no_file(tmp_path: Path) -> None:
+    """Spans go to disk, to the collector, and off the disk; the books balance all along."""
+    spool = tmp_path / "a" / "b"
+    async with collector() as server, running(endpoint=server.url, spool=spool) as exporter:
+        feed(exporter, 20)
+        assert (await exporter.flush(5)).complete
+        assert await _until(lambda: exporter.stats().delivered == 20)
+        assert balanced(exporter)
+        assert sorted(server.accepted) == list(range(1, 21))
+        assert stat.S_IMODE(spool.stat().st_mode) == 0o700
+    assert list(spool.iterdir()) == []
+
+
+async def _until(condition: Any) -> bool:
+    with anyio.move_on_after(5):
+        while not condition():
+            await anyio.sleep(0.005)
+        return True
+    return False
+
+
+async def test_spans_outlive_a_dead_collector(tmp_path: Path) -> None:
+    """With nobody listening flush is done when all is on disk, and the next exporter delivers it."""
+    async with running(endpoint=_NOWHERE, spool=tmp_path) as exporter:
+        feed(exporter, 20)
+        outcome = await exporter.flush(5)
+        assert (outcome.pending, outcome.delivered) == (0, 0)
+        assert balanced(exporter)
+        assert exporter.stats().spooled + exporter.stats().in_flight == 20
+        assert dict((await exporter.aclose(5)).dropped) == {}
+        assert (exporter.stats().spooled, exporter.stats().queue_bytes) == (20, 0)
+    for path in _segments(tmp_path):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        for line in path.read_bytes().splitlines():
+            assert json_format.Parse(line, TracesData()).resource_spans
+    async with collector() as server, running(endpoint=server.url, spool=tmp_path) as exporter:
+        assert await _until(lambda: exporter.stats().delivered == 20)
+        assert exporter.stats().ended == 20
+        assert sorted(server.accepted) == list(range(1, 21))
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_living_neighbours_are_left_alone(tmp_path: Path) -> None:
+    """Several exporters share a directory, and each delivers its own spans once."""
+    async with (
+        collector() as server,
+        running(endpoint=_NOWHERE, spool=tmp_path) as first,
+        running(endpoint=server.url, spool=tmp_path) as second,
+    ):
+        feed(first, 5)
+        feed(second, 5, 6)
+        await first.flush(5)
+        assert await _until(lambda: second.stats().delivered == 5)
+        assert sorted(server.accepted) == [6, 7, 8, 9, 10]
+        assert first.stats().spooled + first.stats().in_flight == 5
+
+
+async def test_refused_spans_leave_the_disk(tmp_path: Path) -> None:
+    """Spans that the collector refuses for good are dropped from disk, too; the rest of a split batch is delivered."""
+
+    async def script(seen: Seen) -> Answer:
+        return Answer(413 if len(seen.ids) > 2 else 400 if 3 in seen.ids else 200)
+
+    async with collector(script) as server, running(endpoint=server.url, spool=tmp_path) as exporter:
+        feed(exporter, 8)
+        await exporter.flush(5)
+        assert await _until(lambda: not exporter.stats().spooled + exporter.stats().in_flight + exporter.stats().queued)
+        assert exporter.stats().dropped == {"rejected_400": 2}
+        assert exporter.stats().delivered == 6
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_collector_that_comes_back(tmp_path: Path) -> None:
+    """Spans on disk are tried again until they pass."""
+    state = {"down": 3}
+
+    async def script(seen: Seen) -> Answer | None:
+        state["down"] -= 1
+        return await ok(seen) if state["down"] < 0 else None
+
+    async with collector(script) as server, running(endpoint=server.url, spool=tmp_path) as exporter:
+        feed(exporter, 8)
+        assert await _until(lambda: exporter.stats().delivered == 8)
+        assert exporter.stats().retried == 3
+        assert sorted(server.accepted) == list(range(1, 9))
+
+
+async def test_a_split_batch_that_stays(tmp_path: Path) -> None:
+    """Parts of a split batch that cannot be delivered any more stay on disk for the next process."""
+
+    async def script(seen: Seen) -> Answer:
+        return Answer(413 if len(seen.ids) > 2 else 503)
+
+    async with collector(script) as server, running(endpoint=server.url, spool=tmp_path) as exporter:
+        feed(exporter, 4)
+        await exporter.flush(5)
+        assert await _until(lambda: exporter.stats().retried > 2)
+        await exporter.aclose(0.1)
+        assert (exporter.stats().spooled, exporter.stats().dropped) == (4, {})
+        assert balanced(exporter)
+    async with collector() as server, running(endpoint=server.url, spool=tmp_path) as exporter:
+        assert await _until(lambda: sorted(server.accepted) == [1, 2, 3, 4])
+
+
+async def test_caps(tmp_path: Path) -> None:
+    """What does not fit on disk, or stays there for too long, is dropped and counted."""
+    options: dict[str, Any] = {"endpoint": _NOWHERE, "spool": tmp_path, "max_batch_spans": 5}
+    async with running(**options, max_spool_bytes=3000) as exporter:
+        feed(exporter, 100)
+        await exporter.flush(5)
+        stats = exporter.stats()
+        assert stats.dropped["spool_full"] + stats.spooled + stats.in_flight == 100
+        assert sum(path.stat().st_size for path in _segments(tmp_path)) <= 3000
+        assert balanced(exporter)
+    for path in _segments(tmp_path):
+        os.utime(path, (1, 1))
+    old = len(_segments(tmp_path))
+    async with running(**options, max_spool_age=60) as exporter:
+        feed(exporter, 5)
+        await exporter.flush(5)
+        assert await _until(lambda: exporter.stats().dropped == {"spool_expired": old * 5})
+        assert await _until(lambda: len(_segments(tmp_path)) == 1)  # files go a moment after the books say so
+
+
+async def test_damaged_and_foreign_files(tmp_path: Path) -> None:
+    """Torn lines, corrupted segments and files of others are survived; what can be read is delivered."""
+    owner = "0" * 16
+    encoder = Encoder()
+    line = body([(encoder.group(span(7)), encoder.span(span(7)))])
+    (tmp_path / f"{owner}-0000000001.jsonl").write_bytes(line + b"\n" + line[:50])
+    (tmp_path / f"{owner}-0000000002.jsonl").write_bytes(b"\xff\x00 no json")
+    (tmp_path / f"{owner}-0000000003.part").write_bytes(line[:20])
+    (tmp_path / f"{owner}-0000000004.jsonl").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    async with collector() as server, running(endpoint=server.url, spool=tmp_path) as exporter:
+        assert await _until(lambda: server.accepted == [7])
+        assert await _until(lambda: exporter.stats().delivered == 1)
+    left = sorted(path.suffix for path in tmp_path.iterdir())
+    assert ".txt" in left
+    assert ".part" not in left
+
+
+async def test_segments_that_vanish(tmp_path: Path) -> None:
+    """Spans whose file somebody deleted or damaged are counted as lost, and nothing else suffers."""
+    async with running(endpoint=_NOWHERE, spool=tmp_path) as exporter:
+        feed(exporter, 3)
+        await exporter.flush(5)
+        for path in _segments(tmp_path):
+            path.unlink()
+        assert await _until(lambda: exporter.stats().dropped.get("spool_corrupt") == 3)
+        assert balanced(exporter)
+
+
+@pytest.mark.parametrize("kind", ["file", "full"])
+async def test_a_disk_that_fails(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a usable directory, or with a full disk, spans are sent from memory as if there were no spool."""
+    directory = tmp_path / "spool"
+    if kind == "file":
+        directory.write_text("in the way")
+    else:
+
+        def full(*args: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(Spool, "write", full)
+    async with collector() as server, running(endpoint=server.url, spool=directory) as exporter:
+        feed(exporter, 3)
+        assert await _until(lambda: exporter.stats().delivered == 3)
+        assert "spool" in (exporter.stats().last_error or "")
+        assert balanced(exporter)
+
+
+def test_lines_come_apart_as_they_were_put_together() -> None:
+    """Parsing a line gives the encoded spans, and joining them gives the line."""
+    encoder = Encoder()
+    spans = [(encoder.group(item), encoder.span(item)) for item in (span(1), span(2, {"a": "b"}))]
+    line = body(spans)
+    assert list(parse(line)) == spans
+    assert body(parse(line)) == line
+    for bad in (b"", b"[]", b"{}", b'{"resourceSpans": 1}', line[:-1]):
+        with pytest.raises(ValueError):
+            list(parse(bad))
+    assert msgspec.json.decode(line)
+
+
+_PROGRAM = """
+import os, sys
+from genai_async.export import *
+from opentelemetry.sdk.trace import TracerProvider
+exporter = Exporter(ExportConfig.resolve(endpoint="http://127.0.0.1:1", spool=sys.argv[1]))
+ThreadHost().start(exporter)
+provider = TracerProvider()
+provider.add_span_processor(ExportProcessor(exporter))
+while True:
+    spans = [provider.get_tracer("t").start_span("s") for _ in range(10)]
+    for span in spans:
+        span.end()
+    outcome = exporter.flush_blocking(10)
+    assert outcome.complete
+    ids = "".join(format(span.get_span_context().span_id, "016x") for span in spans)
+    os.write(1, ids.encode())
+"""
+
+
+async def test_kill_9(tmp_path: Path) -> None:
+    """Whatever flush said is settled arrives after the process was killed at a random moment, again and again."""
+    accepted: set[int] = set()
+    for _ in range(3):
+        command = [sys.executable, "-c", _PROGRAM, str(tmp_path)]
+        process = await anyio.to_thread.run_sync(lambda: subprocess.Popen(command, stdout=subprocess.PIPE))  # noqa: B023
+        assert process.stdout is not None
+        ids = await anyio.to_thread.run_sync(process.stdout.read, 160)
+        await anyio.sleep(random.random() / 5)
+        process.send_signal(signal.SIGKILL)
+        ids += await anyio.to_thread.run_sync(process.stdout.read)
+        process.stdout.close()
+        assert await anyio.to_thread.run_sync(process.wait) == -signal.SIGKILL
+        accepted |= {int(ids[at : at + 16], 16) for at in range(0, len(ids) // 16 * 16, 16)}
+    async with collector() as server, running(endpoint=server.url, spool=tmp_path) as exporter:
+        assert await _until(lambda: accepted <= set(server.accepted))
+        assert await _until(lambda: not exporter.stats().spooled)
+        assert balanced(exporter)
+    assert not _segments(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_leaves_the_parents_spans(tmp_path: Path) -> None:
+    """A child neither sends nor deletes what its parent keeps on disk, nor does it free the parent's place."""
+    exporter = Exporter(ExportConfig.resolve(endpoint=_NOWHERE, spool=tmp_path, retry=FAST))
+    feed(exporter, 3)
+    assert exporter.flush_blocking(5).complete
+    before = sorted(tmp_path.iterdir())
+    child = os.fork()
+    if not child:
+        neighbour = Exporter(ExportConfig.resolve(endpoint=_NOWHERE, spool=tmp_path, retry=FAST))
+        neighbour.flush_blocking(0.2)
+        exporter.shutdown(0.2)
+        os._exit(0 if neighbour.stats().ended == exporter.stats().ended == 0 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert [path for path in before if path.exists()] == before
+    exporter.shutdown(0)
+
+
+async def test_closing_is_quick_when_all_is_on_disk(tmp_path: Path) -> None:
+    """There is no need to use up the deadline for a collector that is down."""
+    async with collector(always(Answer(503))) as server, running(endpoint=server.url, spool=tmp_path) as exporter:
+        feed(exporter, 3)
+        begun = time.monotonic()
+        await exporter.aclose(20)
+        assert time.monotonic() - begun < 5
+        assert exporter.stats().spooled == 3

@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import threading
+
+import anyio
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+
+import genai_async as ga
+from genai_async import testing
+from genai_async.testing import Capture, ManualClock, SequentialIds, SpanRecord, capture, spans
+
+__all__ = ["spans"]
+
+pytestmark = pytest.mark.anyio
+
+
+async def visit(name: str = "", **options: str) -> None:
+    session = ga.Session(agent_name=f"bot{name}", **options)
+    async with session, session.start_turn("Where is it?") as turn:
+        async with turn.start_llm("m", provider_name="demo") as llm:
+            llm.record(usage=ga.Usage(input_tokens=3, output_tokens=0))
+        with pytest.raises(KeyError):
+            async with turn.start_tool("track"):
+                raise KeyError("parcel")
+
+
+TREE = """\
+invoke_agent bot
+├─ chat m
+└─ execute_tool track ! KeyError"""
+
+
+async def test_captures_a_tree() -> None:
+    """What was traced reads as a tree of names and errors, on every event loop."""
+    async with capture() as captured:
+        await visit()
+    assert str(captured) == TREE
+    assert captured.open == []
+
+
+async def test_is_the_same_in_every_run() -> None:
+    """Ids, times and the snapshot do not differ between two runs of the same code."""
+    runs: list[Capture] = []
+    for _ in range(2):
+        with capture() as captured:
+            await visit()
+        runs.append(captured)
+    first, second = runs
+    assert first.snapshot() == second.snapshot()
+    assert [(s.trace_id, s.span_id, s.start_ns, s.end_ns) for s in first.spans] == [
+        (s.trace_id, s.span_id, s.start_ns, s.end_ns) for s in second.spans
+    ]
+    assert first.spans[0].span_id == f"{1:016x}"
+
+
+async def test_a_snapshot_is_plain_and_whole() -> None:
+    """A snapshot holds names, kinds, statuses, attributes, events and children, and nothing that is empty."""
+    with capture(capture_content=False) as captured:
+        await visit()
+    common = {"gen_ai.conversation.id": "conversation-1", "gen_ai.agent.name": "bot"}
+    (turn,) = captured.snapshot()
+    _, tool = turn.pop("children")
+    assert turn == {
+        "name": "invoke_agent bot",
+        "kind": "INTERNAL",
+        "attributes": {
+            **common,
+            "gen_ai.operation.name": "invoke_agent",
+            "gen_ai.usage.input_tokens": 3,
+            "gen_ai.usage.output_tokens": 0,
+        },
+    }
+    assert tool["attributes"]["error.type"] == "KeyError"
+    assert tool["status"].startswith("ERROR")
+    assert all("exception.stacktrace" not in event["attributes"] for event in tool.get("events", []))
+
+
+async def test_keeps_given_conversation_ids() -> None:
+    """An id that the program chose stands in the snapshot, made-up ones are numbered."""
+    with capture() as captured:
+        await visit("a", session_id="mine")
+        await visit("b")
+        await visit("c")
+    ids = [tree["attributes"]["gen_ai.conversation.id"] for tree in captured.snapshot()]
+    assert ids == ["mine", "conversation-1", "conversation-2"]
+
+
+async def test_tells_what_has_not_ended() -> None:
+    """Spans that are still open are named, and counted among the spans once they end."""
+    with capture() as captured, ga.Session() as session:
+        turn = session.start_turn("?")
+        assert (captured.open, captured.spans) == (["invoke_agent"], [])
+        turn.end()
+        assert captured.open == []
+        assert captured.one("invoke_agent").parent_span_id is None
+
+
+async def test_finds_the_only_span_of_a_name() -> None:
+    """Asking for one span where there is none shows what there is."""
+    with capture() as captured:
+        await visit()
+        assert captured.one("chat m").kind == "CLIENT"
+        with pytest.raises(AssertionError, match=r"0 spans are called 'chat n'; the spans were:\ninvoke_agent bot"):
+            captured.one("chat n")
+        captured.clear()
+        assert captured.spans == []
+
+
+async def test_uses_the_clock_it_is_given() -> None:
+    """With a manual clock a span takes as long as the test says."""
+    clock = ManualClock(5)
+    with capture(clock=clock) as captured, ga.Session() as session, session.start_turn("?"):
+        clock.advance(1.5)
+    (span,) = captured.spans
+    assert (span.start_ns, span.duration) == (5, 1.5)
+
+
+async def test_shows_real_times_when_asked() -> None:
+    """What is recorded after the fact keeps the times it was given."""
+    with capture(real_time=True) as captured, ga.Session() as session:
+        session.start_turn("?", start_time=1_000).end(end_time=3_000)
+    (span,) = captured.spans
+    assert (span.start_ns, span.end_ns) == (1_000, 3_000)
+
+
+async def test_keeps_concurrent_conversations_apart() -> None:
+    """Many conversations at once are all captured, each in its own."""
+    with capture() as captured:
+        async with anyio.create_task_group() as group:
+            for number in range(20):
+                group.start_soon(visit, str(number))
+    testing.assert_isolated(captured, conversations=20)
+    testing.assert_ended(captured)
+    assert len(captured.spans) == 60
+
+
+async def test_starts_no_thread() -> None:
+    """Capturing happens in the caller's threads alone."""
+    before = threading.active_count()
+    with capture():
+        assert threading.active_count() == before
+
+
+async def test_sees_other_instrumentations() -> None:
+    """Spans made with OpenTelemetry's own API inside a turn are captured under it, with its conversation id."""
+    captured = capture()
+    tracer = captured.provider.get_tracer("other")
+    with captured, ga.Session(session_id="s") as session, session.start_turn("?"), tracer.start_as_current_span("GET"):
+        span = trace.get_current_span()
+        span.add_event("sent", {"n": (1, 2)})
+        span.set_attribute("hosts", ("a", "b"))
+    found = captured.one("GET")
+    assert (found.scope, found.attributes) == ("other", {"hosts": ["a", "b"], "gen_ai.conversation.id": "s"})
+    assert found.events[0].attributes == {"n": [1, 2]}
+    assert str(captured) == "invoke_agent\n└─ GET"
+
+
+async def test_counts_what_could_not_be_recorded() -> None:
+    """Wrong values are counted where tests can see them."""
+    captured = capture()
+    assert captured.faults == {}
+    with captured, ga.Session() as session, session.start_turn("?") as turn:
+        turn.record(temperature="hot")  # type: ignore[arg-type]
+    assert sum(captured.faults.values()) == 1
+
+
+async def test_leaves_nothing_behind() -> None:
+    """After the block nothing is traced any more, also if the block failed."""
+    with pytest.raises(ZeroDivisionError):
+        async with capture() as captured:
+            raise ZeroDivisionError
+    await visit()
+    captured.__exit__(None, None, None)
+    assert captured.spans == []
+
+
+async def test_links_are_plain_values() -> None:
+    """A turn inside another span has a link to it, as hex ids."""
+    with capture() as captured, captured.provider.get_tracer("other").start_as_current_span("request") as request:
+        await visit()
+    (link,) = captured.one("invoke_agent bot").links
+    assert link.span_id == f"{request.get_span_context().span_id:016x}"
+    assert link.trace_id == captured.one("request").trace_id
+
+
+async def test_wire_and_memory_agree() -> None:
+    """A span looks the same whether it was captured or received, but for its times."""
+    collector = testing.Collector()
+    async with collector, ga.tracing(endpoint=collector.endpoint, id_generator=SequentialIds(), resource={}) as tracing:
+        await visit(session_id="s")
+        assert (await tracing.flush(5)).complete
+    with capture() as captured:
+        await visit(session_id="s")
+    testing.assert_tree(captured, TREE)
+    testing.assert_tree(collector, TREE)
+    assert [_timeless(span) for span in captured.spans] == sorted(map(_timeless, collector.spans))
+
+
+def _timeless(span: SpanRecord) -> tuple[object, ...]:
+    attributes = {key: value for key, value in span.attributes.items() if "time" not in key}
+    return (span.span_id, span.trace_id, span.parent_span_id, span.name, span.kind, span.status, str(attributes))
+
+
+def test_the_fixture_captures(spans: Capture) -> None:
+    """The fixture `spans` holds what the test traced."""
+    with ga.Session() as session:
+        session.start_turn("?").end()
+    assert str(spans) == "invoke_agent"
+
+
+def test_other_names_are_unknown() -> None:
+    """The lazy fixture is the only name that the module makes up."""
+    with pytest.raises(AttributeError, match="no attribute 'span'"):
+        testing.span  # noqa: B018
+
+
+def test_ids_count_up_in_other_providers() -> None:
+    """Sequential ids work with the SDK's own provider."""
+
+    class Keep(SpanExporter):
+        def export(self, spans: object) -> SpanExportResult:
+            return SpanExportResult.SUCCESS
+
+    provider = TracerProvider(id_generator=SequentialIds(), shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(Keep()))
+    tracer = provider.get_tracer("x")
+    contexts = [tracer.start_span("s").get_span_context() for _ in range(2)]
+    assert [(found.trace_id, found.span_id) for found in contexts] == [(1, 1), (2, 2)]
+    assert trace.format_span_id(2) == f"{2:016x}"

@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+DOCS = Path(__file__).parents[2] / "docs" / "testing.md"
+
+
+def test_the_samples_run(tmp_path: Path) -> None:
+    """Every Python sample of the page is a test module that passes."""
+    samples = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    for number, sample in enumerate(samples):
+        (tmp_path / f"test_sample_{number}.py").write_text(sample)
+    command = [sys.executable, "-m", "pytest", "-q", f"--rootdir={tmp_path}", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert "4 passed" in done.stdout, done.stdout
