@@ -122,6 +122,10 @@ class Loop:
         """Whether the calling thread is the one that runs this loop."""
         return threading.get_ident() == self._thread
 
+    def is_alive(self) -> bool:
+        """Whether this loop has not been closed."""
+        return self.call_soon(_nothing_now)
+
     def call_soon(self, func: Callable[..., object], *args: object) -> bool:
         """Run `func` on the loop soon, from any thread and without waiting; False if the loop is gone."""
         # A trio token knows `run_sync_soon`, an asyncio loop `call_soon_threadsafe`. Both raise once
@@ -178,7 +182,7 @@ class Signal:
         event = threading.Event()
         self._waiters.append(event.set)
         try:
-            return self._is_set or event.wait(timeout)
+            return self._is_set or event.wait(None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
         finally:
             self._forget(event.set)
 
@@ -291,6 +295,10 @@ async def load_backend() -> None:
 
 
 async def _nothing() -> None:
+    pass
+
+
+def _nothing_now() -> None:
     pass
 
 

@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import count
 from os import PathLike
 from types import MappingProxyType, TracebackType
@@ -185,8 +186,10 @@ class Tracing:
             # The exporter gives everybody who closes it the same result, also those who come while it is closing.
             result = _NOTHING_TOLD if self._exporter is None else await self._exporter.aclose(timeout)
             if self._owns_provider:
-                with anyio.CancelScope(shield=True), anyio.move_on_after(max(deadline - time.monotonic(), 0)):
-                    await _in_thread(self._shutdown_provider)
+                await _bounded(self._shutdown_provider, max(deadline - time.monotonic(), 0))
+            if self._host is not None:
+                left = max(deadline - time.monotonic(), _FAREWELL)
+                await _bounded(partial(self._host.join, left), left)
             self._result = result
         return self._result
 
@@ -432,6 +435,12 @@ _NOTHING_EXPORTED: Final = ExportStats(
 
 async def _in_thread(func: Callable[[], Any]) -> Any:
     return await anyio.to_thread.run_sync(func, abandon_on_cancel=True)
+
+
+async def _bounded(func: Callable[[], Any], timeout: float) -> None:
+    """Call `func` in a thread and wait for so long, also when cancelled."""
+    with anyio.CancelScope(shield=True), anyio.move_on_after(timeout):
+        await _in_thread(func)
 
 
 def _check(given: Mapping[str, Any]) -> None:

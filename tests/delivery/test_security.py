@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import shutil
 import ssl
@@ -242,6 +243,19 @@ async def test_client_certificates(certificates: Path, host: Host, monkeypatch: 
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", own)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", key)
     assert await _try(host, context) == (2, 1)
+
+
+async def test_a_handshake_that_never_comes(host: Host) -> None:
+    """Neither a request's time-out nor closing leaves a connection open that was in the middle of its handshake."""
+    async with Collector() as collector, collector.stalled():
+        endpoint = collector.endpoint.replace("http:", "https:")
+        for options in ({"timeout": 0.1, "shutdown_timeout": 0.3}, {"timeout": 20, "shutdown_timeout": 0.3}):
+            async with host.running(endpoint=endpoint, **options) as exporter:
+                feed(exporter, 2)
+            assert dict(exporter.stats().dropped) == {"shutdown": 2}
+            assert exporter.stats().requests
+            del exporter
+            gc.collect()  # a socket that was left open says so now
 
 
 async def test_faults_over_tls(certificates: Path, host: Host) -> None:

@@ -9,7 +9,7 @@ import time
 import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import anyio
 import anyio.lowlevel
@@ -35,13 +35,18 @@ _STUMBLE_DELAY = 1.0
 
 
 class Keeper(Protocol):
-    """Runs an exporter outside of the program's loops."""
+    """Runs an exporter outside of the program's loops, by `run_alone`."""
 
     def launch(self) -> None:
         """Begin to run it."""
 
     def is_alive(self) -> bool:
         """Whether it runs or is about to."""
+        ...
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the calling thread is the one that it runs in."""
         ...
 
 
@@ -74,7 +79,8 @@ class Exporter:
         self._watches = Watches(self._buffer)
         self._worker = Worker(config, self._buffer, self._watches, self._troubles, self._store())
         self._claims = threading.Lock()
-        self._host: Loop | None = None
+        # The loop that sends, or the keeper that is about to bring one: until then nobody else need begin.
+        self._host: Loop | Keeper | None = None
         self._left = Signal()
         self._closed = Signal()
         self._result: FlushResult | None = None
@@ -140,7 +146,8 @@ class Exporter:
     def _wake(self) -> None:
         if self._revive is not None:
             revive, self._revive = self._revive, None
-            revive()
+            with suppress(RuntimeError):  # no thread can be had: whoever waits for the spans sends them
+                revive()
         self._worker.signal.set()
 
     async def run(self) -> None:
@@ -168,9 +175,10 @@ class Exporter:
                 await self._left.wait()
 
     def _claim(self) -> Loop | None:
-        """Become the host, unless a loop that still exists is it."""
+        """Become the host, unless a loop that still exists is it, or somebody else's thread is about to have one."""
         with self._claims:
-            if self._host is not None and self._host.call_soon(_nothing):
+            host = self._host
+            if host is not None and host.is_alive() and not (host is self._keeper and host.is_here):
                 return None
             self._buffer.put_all_back()
             self._left.clear()
@@ -180,7 +188,7 @@ class Exporter:
     def _is_hosted(self) -> bool:
         """Whether some loop sends, or a thread is about to have one."""
         host, keeper = self._host, self._keeper
-        return (host is not None and host.call_soon(_nothing)) or (keeper is not None and keeper.is_alive())
+        return (host is not None and host.is_alive()) or (keeper is not None and keeper.is_alive())
 
     async def _work(self, host: Loop, *, is_alone: bool) -> None:
         try:
@@ -328,6 +336,10 @@ class Exporter:
     def keep(self, keeper: Keeper) -> None:
         """Rely on `keeper` to run this, and, after a fork, to do so anew before the first span is sent."""
         self._keeper = keeper
+        self._launch()
+
+    def _launch(self) -> None:
+        self._host = keeper = cast(Keeper, self._keeper)
         keeper.launch()
 
     def _forked(self) -> None:
@@ -339,7 +351,7 @@ class Exporter:
             self._worker.close(-math.inf)
             self._finish()
         else:
-            self._revive = None if self._keeper is None else self._keeper.launch
+            self._revive = None if self._keeper is None else self._launch
 
     def _check_open(self) -> None:
         if self._worker.is_closing:
@@ -363,10 +375,6 @@ class Exporter:
             self._watches.tell()
             self._closed.set()
         return self._result
-
-
-def _nothing() -> None:
-    pass
 
 
 _exporters: weakref.WeakSet[Exporter] = weakref.WeakSet()

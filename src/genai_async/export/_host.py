@@ -47,17 +47,31 @@ class ThreadHost:
         thread = self._thread
         if thread is None or thread is threading.current_thread():
             return False
-        thread.join(timeout)
+        thread.join(None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
         return not thread.is_alive()
 
     def launch(self) -> None:
-        """Start a thread for the exporter, which has none or lost it in a fork."""
+        """Start a thread for the exporter, which has none or lost it in a fork.
+
+        Raises:
+            RuntimeError: No thread can be had.
+        """
         self._thread = threading.Thread(target=self._run, name="genai_async-export", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._thread = None
+            raise
 
     def is_alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread is not None and self._thread.is_alive()
+        """Whether the thread runs, or is being started."""
+        thread = self._thread
+        return thread is not None and (thread.ident is None or thread.is_alive())
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the calling thread is this one."""
+        return self._thread is threading.current_thread()
 
     def _run(self) -> None:
         exporter = self._exporter

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import AsyncIterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -68,7 +68,7 @@ class Transport:
                     name.encode(): value.encode("latin-1") for name, value in {**self._headers, **headers}.items()
                 },
                 content=content,
-                extensions={"timeout": self._timeout},
+                extensions={"timeout": self._timeout, "trace": _Handshake()},
             )
             request.stream = _Content(content)
             response = await self._inner.handle_async_request(request)
@@ -84,6 +84,25 @@ class Transport:
     async def aclose(self) -> None:
         """Close the connections."""
         await self._inner.aclose()
+
+
+class _Handshake:
+    """Closes a connection whose TLS handshake is cancelled, by a deadline mostly; httpcore forgets it, open.
+
+    Called with the events of httpx's `trace` extension.
+    """
+
+    def __init__(self) -> None:
+        self._stream: Any = None
+
+    async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
+        if event == "connection.connect_tcp.complete":
+            self._stream = info["return_value"]
+        elif event == "connection.start_tls.complete":
+            self._stream = None
+        elif event == "connection.start_tls.failed" and self._stream is not None:
+            with anyio.CancelScope(shield=True):
+                await self._stream.aclose()
 
 
 class _Content(httpx.AsyncByteStream):
