@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tests.pace import paces
 
 import genai_async as ga
 from genai_async._conversation._content import SLOW_CALLS, Gate
@@ -477,18 +478,15 @@ LARGE: dict[str, Any] = {
 def test_no_content_holds_the_loop(name: str, redact: Any, limit: int) -> None:
     """However much there is of a value, whatever it is made of, it is written in milliseconds, with a marker."""
     value, gate = LARGE[name], Gate(True, redact, limit)
-    took: list[float] = []
-    for _ in range(3):
-        started = time.thread_time()
-        text = gate.json(value, is_message=False)
-        took.append(time.thread_time() - started)
+    took = paces(lambda: gate.json(value, is_message=False))
+    text = gate.json(value, is_message=False)
     assert text is not None
     assert len(text.encode()) <= limit
     assert "truncated" in text
     found = json.loads(text)
     assert type(found) is (type(value) if isinstance(value, list | dict) else str)
-    # A hundred times that was usual before; the rest is room for slow machines.
-    assert min(took) < 0.15
+    # Thousands were usual before there were budgets.
+    assert took < 300
 
 
 def test_a_cut_structure_says_how_much_there_was() -> None:

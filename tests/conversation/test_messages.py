@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +11,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from tests.pace import paces
 
 import genai_async as ga
 
@@ -698,32 +698,26 @@ LARGE: dict[str, Any] = {
 @pytest.mark.parametrize("name", LARGE)
 def test_messages_do_not_hold_the_loop(spans: Traced, turn: ga.Turn, name: str) -> None:
     """However long a history is, and whatever is in it, it is taken in milliseconds, with a marker and its end."""
-    took: list[float] = []
-    for _ in range(3):
-        llm = turn.start_llm("m", provider_name="p")
-        started = time.thread_time()
-        llm.record(input_messages=LARGE[name])
-        took.append(time.thread_time() - started)
-        llm.end()
+    llm = turn.start_llm("m", provider_name="p")
+    took = paces(lambda: llm.record(input_messages=LARGE[name]))
+    llm.end()
     found = spans.json("gen_ai.input.messages")
     check_schema("gen_ai.input.messages", found)
     assert "truncated" in spans.last().attributes["gen_ai.input.messages"]
     assert found[-1]["role"] == LARGE[name][-1]["role"]
     assert spans.faults == {}
-    assert min(took) < 0.08
+    assert took < 200
 
 
 def test_large_media_are_cut_before_they_are_written(spans: Traced, turn: ga.Turn) -> None:
     """Of bytes that no attribute could hold only the beginning is turned into text, with a marker."""
     llm, picture = turn.start_llm("m", provider_name="p"), b"x" * 60_000_000
-    started = time.thread_time()
-    llm.attach_media(picture, mime_type="image/png")
-    took = time.thread_time() - started
+    took = paces(lambda: llm.attach_media(picture, mime_type="image/png"), tries=1)
     llm.end()
     (part,) = spans.json("gen_ai.output.messages")[0]["parts"]
     assert part["content"].startswith("eHh4" * 1000)
     assert part["content"].endswith("…[60000000 bytes, truncated]")
-    assert took < 0.08
+    assert took < 20
 
 
 def test_many_tools_are_cut(spans: Traced, turn: ga.Turn) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from tests.pace import paces
 
 import genai_async as ga
 from genai_async.asgi import SessionMiddleware
@@ -316,16 +316,6 @@ def test_lines(data: bytes) -> None:
             msgspec.json.decode(b'{%b,%b,"span":%b}' % (resource, scope, found))
 
 
-def _seconds(call: Callable[[], object]) -> float:
-    """The best of a few tries, as other work only adds."""
-    best = math.inf
-    for _ in range(3):
-        begun = time.process_time()
-        call()
-        best = min(best, time.process_time() - begun)
-    return best
-
-
 def _nested(depth: int) -> Any:
     value: Any = "x"
     for _ in range(depth):
@@ -381,12 +371,12 @@ def _tries(read: Callable[[bytes], Any], data: bytes) -> None:
 def test_no_quadratic_time(name: str) -> None:
     """Eight times the input takes about eight times as long, not sixty-four."""
     small, large = _HOSTILE[name](2_000), _HOSTILE[name](16_000)
-    assert _seconds(large) < 24 * max(_seconds(small), 0.001)
+    assert paces(large) < 24 * max(paces(small), 1)
 
 
 def test_many_dead_neighbours(tmp_path: Path) -> None:
     """Taking over from four times as many dead processes takes about four times as long."""
-    small, large = _seconds(_segments(tmp_path / "small", 400)), _seconds(_segments(tmp_path / "large", 1600))
+    small, large = paces(_segments(tmp_path / "small", 400)), paces(_segments(tmp_path / "large", 1600))
     assert large < 9 * small
 
 
