@@ -23,15 +23,16 @@ def body(spans: Iterable[tuple[Group, bytes]]) -> bytes:
         if group is not latest:  # mostly it is: looking it up for each span costs as much as joining
             latest = resource, scope = group
             together = resources.setdefault(resource, {}).setdefault(scope, [])
-        together.append(data)
-    return b'{"resourceSpans":[%b]}' % b",".join(
-        b'{%b,"scopeSpans":[%b]}' % (resource, b",".join(_scopes(scopes))) for resource, scopes in resources.items()
-    )
-
-
-def _scopes(scopes: dict[bytes, list[bytes]]) -> Iterable[bytes]:
-    for scope, spans in scopes.items():
-        yield b'{%b,"spans":[%b]}' % (scope, b",".join(spans))
+        together += (b",", data)
+    # One list of pieces and one join, because each step on the way would copy the whole batch once more.
+    pieces = [b'{"resourceSpans":[']
+    for number, (resource, scopes) in enumerate(resources.items()):
+        pieces += (b",{" if number else b"{", resource, b',"scopeSpans":[')
+        for place, (scope, together) in enumerate(scopes.items()):
+            pieces += (b",{" if place else b"{", scope, b',"spans":[', *together[1:], b"]}")
+        pieces.append(b"]}")
+    pieces.append(b"]}")
+    return b"".join(pieces)
 
 
 def gzipped(data: bytes) -> bytes:
