@@ -22,7 +22,6 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor
 from opentelemetry.sdk.trace import TracerProvider as SDKTracerProvider
-from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import Sampler
 from opentelemetry.sdk.version import __version__ as SDK_VERSION  # noqa: N812
@@ -294,6 +293,8 @@ class Tracing:
         if self._export_processor is not None:
             provider.add_span_processor(self._export_processor)
         if "console" in _named_exporters():
+            from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
+
             provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter()))
 
     def _deadline(self, timeout: float | None) -> float:

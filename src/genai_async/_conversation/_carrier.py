@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple, cast
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 from urllib.parse import quote, unquote
 
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from . import _semconv as sc
 from ._copying import utf8
@@ -20,7 +20,9 @@ from ._faults import FieldError
 from ._ids import checked_id
 from ._scope import span_of
 
-_TRACE: Final = TraceContextTextMapPropagator()
+if TYPE_CHECKING:
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
 _LONGEST_HEADER: Final = 8192  # W3C Baggage, section 3.3.2; more than 32 members of a tracestate need
 _STATE_MEMBER: Final = re.compile(r"[a-z0-9][a-z0-9_*/@-]{0,255}=[ -~]{0,256}")
 
@@ -32,10 +34,18 @@ class Origin(NamedTuple):
     conversation_id: str | None
 
 
+@cache
+def _trace() -> TraceContextTextMapPropagator:
+    # Takes milliseconds to load, and most programs are one process.
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    return TraceContextTextMapPropagator()
+
+
 def write_carrier(context: Context, conversation_id: str | None) -> dict[str, str]:
     """`traceparent` and `tracestate` of the context's span, and the conversation's id as `baggage` if it is given."""
     carrier: dict[str, str] = {}
-    _TRACE.inject(carrier, context)
+    _trace().inject(carrier, context)
     if conversation_id is not None:
         member = f"{sc.CONVERSATION_ID}={quote(utf8(conversation_id), safe='')}"
         if len(member) <= _LONGEST_HEADER:
@@ -55,7 +65,7 @@ def read_carrier(carrier: object) -> Origin:
     headers = {key.lower(): value for key, value in items if isinstance(key, str) and isinstance(value, str)}
     if not _is_state(headers.get("tracestate", "")):
         del headers["tracestate"]
-    span = span_of(_TRACE.extract(headers, Context()))
+    span = span_of(_trace().extract(headers, Context()))
     conversation_id = checked_id(_named(headers.get("baggage", "")))
     if span is None and conversation_id is None:
         raise FieldError("a carrier has neither a readable traceparent nor a conversation id")

@@ -366,7 +366,7 @@ class LLM(_StartsTools):
             llm.record(output_messages=[reply.choices[0].message], usage=reply.usage, response_id=reply.id)
     """
 
-    __slots__ = ("_is_cut", "_media", "_said", "_thought", "_usage", "model")
+    __slots__ = ("_is_cut", "_pieces", "_usage", "model")
     _fields: ClassVar[Mapping[str, Field]] = f.LLM_FIELDS
 
     def __init__(
@@ -378,9 +378,7 @@ class LLM(_StartsTools):
         gate: Gate,
     ) -> None:
         self._is_cut = False
-        self._said: list[str] = []
-        self._thought: list[str] = []
-        self._media: list[Part] = []
+        self._pieces: list[Part] = []
         self._usage: Usage | None = None
         self.model: str | None = None
         super().__init__(runtime, session, parent, base, gate)
@@ -410,11 +408,11 @@ class LLM(_StartsTools):
 
     def output(self, text: str) -> Self:
         """Add to the text that the model answers; pieces of a stream become one text."""
-        return self._add(self._said, text)
+        return self._add(TextPart, text)
 
     def think(self, text: str) -> Self:
         """Add to what the model reasons before it answers."""
-        return self._add(self._thought, text)
+        return self._add(ReasoningPart, text)
 
     def attach_media(
         self,
@@ -436,7 +434,7 @@ class LLM(_StartsTools):
         """
         if self._may_record("media"):
             try:
-                self._media.append(_media_part(content, uri, file_id, mime_type, modality))
+                self._pieces.append(_media_part(content, uri, file_id, mime_type, modality))
             except Exception as exc:
                 self._drop("LLM.attach_media", exc)
         return self
@@ -454,10 +452,10 @@ class LLM(_StartsTools):
             if value is not None:
                 self._put(name, value)
 
-    def _add(self, pieces: list[str], text: str) -> Self:
+    def _add(self, kind: type[TextPart | ReasoningPart], text: str) -> Self:
         if self._may_record("text"):
             if isinstance(text, str):
-                pieces.append(text)
+                self._pieces.append(kind(text))
             else:
                 self._drop("LLM.output", FieldError(f"expected a string, not {type(text).__name__}"))
         return self
@@ -511,20 +509,22 @@ class LLM(_StartsTools):
         if self._outcome is not None and sc.RESPONSE_FINISH_REASONS not in attributes:
             # A reason was expected and never came.
             attributes[sc.RESPONSE_FINISH_REASONS] = ["error"]
-        if self._said or self._thought or self._media:
+        if self._pieces:
             self._put_pieces()
         agent = agent_of(self)
         if agent is not None:
             agent._tally(self._usage, attributes.get(sc.RESPONSE_FINISH_REASONS))
 
     def _put_pieces(self) -> None:
+        pieces = self._pieces
         parts: list[Part] = []
-        if self._thought:
-            parts.append(ReasoningPart("".join(self._thought)))
-        if self._said:
-            parts.append(TextPart("".join(self._said)))
+        for kind in (ReasoningPart, TextPart):
+            texts = [piece.content for piece in pieces if type(piece) is kind]
+            if texts:
+                parts.append(kind("".join(texts)))
+        parts += [piece for piece in pieces if type(piece) is not ReasoningPart and type(piece) is not TextPart]
         recorded = self._content.get(sc.OUTPUT_MESSAGES, ())
-        self._put("output_messages", [*recorded, Message("assistant", (*parts, *self._media))])
+        self._put("output_messages", [*recorded, Message("assistant", tuple(parts))])
 
 
 def _given_text(value: object) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable
 
 from ._encode import Group
@@ -37,5 +36,7 @@ def body(spans: Iterable[tuple[Group, bytes]]) -> bytes:
 
 def gzipped(data: bytes) -> bytes:
     """`data` in the gzip format."""
+    import zlib
+
     compressor = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP_WINDOW)
     return compressor.compress(data) + compressor.flush()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
+import os.path
 import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
@@ -283,5 +282,5 @@ def _check_count(option: str, value: int) -> None:
 
 
 def _check_file(option: str, path: str | None) -> None:
-    if path is not None and not Path(path).is_file():
+    if path is not None and not os.path.isfile(path):  # noqa: PTH113  # `pathlib` takes milliseconds to load
         raise ConfigurationError(f"{option}: no such file")

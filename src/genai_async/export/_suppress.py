@@ -11,28 +11,31 @@ from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import SpanContext, TraceFlags
 
-__all__ = ["suppressed"]
+from ._fork import importing
 
-
-class _Witness(SpanExporter):
-    context = Context()
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        self.context = otel_context.get_current()
-        return SpanExportResult.SUCCESS
+__all__ = ["sending_context", "suppressed"]
 
 
 @cache
-def _sending_context() -> Context:
-    """The context that the SDK itself gives to exporters.
+def sending_context() -> Context:
+    """The context that the SDK itself gives to exporters; the first time takes milliseconds, best spent in a thread.
 
     The keys that instrumentations look for are private, so one span is put through the SDK's own processor to see
     what it sets. The plain key is what instrumentations looked for before there was that one.
     """
-    witness = _Witness()
+    with importing:
+        from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+
+    class Witness(SpanExporter):
+        context = Context()
+
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            self.context = otel_context.get_current()
+            return SpanExportResult.SUCCESS
+
+    witness = Witness()
     # With a resource, as the SDK would detect one in threads, which cannot be had while the interpreter exits.
     context = SpanContext(1, 1, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
     span = ReadableSpan("", context=context, resource=Resource.get_empty())
@@ -43,7 +46,7 @@ def _sending_context() -> Context:
 @contextmanager
 def suppressed() -> Generator[None]:
     """Work in the sending context; must be entered and left in one task."""
-    token = otel_context.attach(_sending_context())
+    token = otel_context.attach(sending_context())
     try:
         yield
     finally:

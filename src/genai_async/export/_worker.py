@@ -27,7 +27,7 @@ from ._reply import MAX_REQUEST_BYTES, SendError, verdict
 from ._retry import Action, Verdict
 from ._split import smaller
 from ._stats import Drop
-from ._suppress import suppressed
+from ._suppress import sending_context, suppressed
 from ._trouble import Troubles, printable
 from ._watch import Watches
 
@@ -94,6 +94,7 @@ class Worker:
         session = _Session(self._config, is_alone=is_alone)
         self._open = 0
         try:
+            await session.off_loop(sending_context)
             with suppressed():
                 async with anyio.create_task_group() as group:
                     group.start_soon(session.warm)
