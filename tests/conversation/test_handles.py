@@ -159,7 +159,7 @@ def test_a_session_ends_what_is_open_innermost_first(spans: Traced, session: ga.
         turn.start_subagent("a").start_tool("t2")
     done = first.start_tool("done")
     done.end()
-    for handle in list(session._open):
+    for handle in list(session.open_spans):
         ended.append(handle.span_id)
     session.end()
     session.end()

@@ -86,7 +86,7 @@ class Exchange:
     @property
     def is_working(self) -> bool:
         """Whether other spans than the turn's are open in the session."""
-        return any(handle is not self.turn for handle in self.session._open.copy())
+        return any(handle is not self.turn for handle in self.session.open_spans.copy())
 
     def end_turn(self, error: BaseException | str | None = None, end_ns: int | None = None) -> None:
         """End the turn that is going on, if there is one."""
@@ -120,7 +120,7 @@ class Exchange:
         leave(self._scope)
         self.session._host = None
         # What stands in somebody's `with` block, in a task that outlives the request, is ended by that block.
-        for handle in reversed(self.session._open.copy()):
+        for handle in reversed(self.session.open_spans.copy()):
             if not handle.is_held:
                 handle.end()
 

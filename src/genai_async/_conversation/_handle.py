@@ -88,7 +88,7 @@ class SpanHandle:
         self._outcome: Outcome | None = None
         self._first = self._last = runtime.delivery.position
         if session is not None:
-            session.adopt(self)
+            session.open_spans[self] = None
 
     def _start(
         self,
@@ -261,7 +261,7 @@ class SpanHandle:
         finally:
             self.is_ended = True
             if self._session is not None:
-                self._session.release(self)
+                self._session.open_spans.pop(self, None)
             # The context holds this handle and the outcome a traceback that may: without them, what has ended is freed
             # at once instead of waiting for the garbage collector. A context that is asked for later is made again.
             self._context = self._outcome = None

@@ -57,7 +57,6 @@ class Session(TaskOwner):
         "_gate_runtime",
         "_host",
         "_model",
-        "_open",
         "_origin",
         "_scopes",
         "_session_id",
@@ -68,6 +67,7 @@ class Session(TaskOwner):
         "capture_content",
         "continue_trace",
         "is_ended",
+        "open_spans",
     )
 
     def __init__(
@@ -95,8 +95,8 @@ class Session(TaskOwner):
         self._gate: Gate | None = None
         self._gate_runtime: Runtime | None = None
         self._context: Context | None = None
-        # In the order in which they started, so that the innermost come last.
-        self._open: dict[SpanHandle, None] = {}
+        self.open_spans: dict[SpanHandle, None] = {}
+        """The handles that have not ended, in the order in which they started: the innermost come last."""
         self._scopes: list[Scope] = []
         self._origin: Span | None = None
         self.is_ended: bool = False
@@ -210,17 +210,9 @@ class Session(TaskOwner):
 
     def _end_open(self, *, spare_held: bool) -> None:
         self.is_ended = True
-        for handle in reversed(list(self._open)):
+        for handle in reversed(list(self.open_spans)):
             if not (spare_held and handle.is_held):
                 handle.end()
-
-    def adopt(self, handle: SpanHandle) -> None:
-        """Note a span that was started in this session, so that `end` finds it."""
-        self._open[handle] = None
-
-    def release(self, handle: SpanHandle) -> None:
-        """Forget a span that has ended."""
-        self._open.pop(handle, None)
 
     def __enter__(self) -> Self:
         if self.is_ended:

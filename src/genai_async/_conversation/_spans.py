@@ -104,7 +104,7 @@ class _StartsTools(SpanHandle):
         return agent
 
     def _child_base(self) -> Context | None:
-        return None if self._runtime is None else self.context
+        return None if self._runtime is None else self._context or self.context
 
 
 class _StartsLLMs(_StartsTools):
@@ -583,7 +583,8 @@ def nearest(handle: SpanHandle | None, kind: type[_Kind]) -> _Kind | None:
 
 def agent_of(handle: SpanHandle) -> _Agent | None:
     """The agent that a call is made by: the nearest one above it."""
-    return nearest(handle._parent, _Agent)
+    parent = handle._parent
+    return parent if isinstance(parent, _Agent) else nearest(parent, _Agent)
 
 
 class Place(_StartsLLMs):

@@ -18,6 +18,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from math import isfinite, isnan
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import msgspec
@@ -237,8 +238,7 @@ class Encoder:
         if attributes is None:
             return b"", 0
         # A copy of the mapping is one C call; iterating the SDK's own calls back into Python for each key.
-        copy: Callable[[], Mapping[str, Any]] | None = getattr(attributes, "copy", None)
-        items = dict(attributes) if copy is None else copy()
+        items = attributes if type(attributes) is MappingProxyType else _copy_of(attributes)
         try:
             return self._plain(items), 0
         except Exception:  # some value is not plain: find out which, one at a time
@@ -274,6 +274,11 @@ class Encoder:
             except Exception:
                 omitted += 1
         return b",".join(parts), omitted
+
+
+def _copy_of(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
+    copy: Callable[[], Mapping[str, Any]] | None = getattr(attributes, "copy", None)
+    return dict(attributes) if copy is None else copy()
 
 
 def _flags(context: SpanContext, parent: SpanContext | None) -> int:
