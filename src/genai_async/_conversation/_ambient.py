@@ -9,6 +9,7 @@ from typing import Any, Unpack, cast
 from opentelemetry.context import attach
 from opentelemetry.trace import Span
 
+from .._loop import whoever_runs
 from . import _semconv as sc
 from ._chat import InstructionsLike, MessagesLike, ToolsLike
 from ._children import Propagation, propagated
@@ -195,10 +196,11 @@ def propagate(propagation: Propagation) -> Generator[None]:
     try:
         yield
     finally:
-        # Only this block goes back; tasks started in it hold the scope, and not what is around it.
+        # Only this block goes back; tasks started in it hold the scope, and not what is around it. Unless it was left
+        # out of order or elsewhere: then whoever finds the scope later goes back by it.
         scope.outer = outer
-        leave(scope)
-        scope.outer = NOWHERE
+        if leave(scope) and scope.entered_by == whoever_runs():
+            scope.outer = NOWHERE
 
 
 def _place(*, beside_llm: bool = False) -> Any:
