@@ -193,6 +193,7 @@ class _Agent(_StartsLLMs, TaskOwner):
             raise
         finally:
             self.__exit__(None, exc, None)
+            del exc  # or the exception holds this frame, and this the exception
 
     def end(self, *, error: BaseException | str | None = None, end_time: Time | None = None) -> None:
         """End the span; a second call does nothing. Tasks that were started here run on to their end.
@@ -215,8 +216,8 @@ class _Agent(_StartsLLMs, TaskOwner):
     def _tally(self, usage: Usage | None, finish_reasons: list[str] | None) -> None:
         self._calls.append((usage, finish_reasons))
 
-    def _ambient_parts(self) -> tuple[Session | None, SpanHandle, Span]:
-        return self._session, self, self._span
+    def _ambient_parts(self) -> tuple[Session | None, SpanHandle, Span | None]:
+        return self._session, self, self._standing_span()
 
     def _start_agent(
         self,
