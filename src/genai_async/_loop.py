@@ -59,16 +59,18 @@ def whoever_runs() -> object:
         task = _trio_task()
     if task is not None:
         return weakref.ref(task)
-    return object() if _is_in_asyncio() else threading.get_ident()
+    return object() if _is_in_asyncio() else weakref.ref(threading.current_thread())
 
 
 def still_runs(who: object) -> bool:
     """Whether a task or thread that `whoever_runs` named may still come back; a callback does not."""
     if isinstance(who, weakref.ref):
         task = cast("weakref.ref[Any]", who)()
+        if isinstance(task, threading.Thread):
+            return task.is_alive()
         is_done = getattr(task, "done", None)
         return task is not None and not (is_done is not None and is_done())
-    return isinstance(who, int)
+    return False
 
 
 def _is_in_asyncio() -> bool:

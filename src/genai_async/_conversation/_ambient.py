@@ -19,7 +19,7 @@ from ._fields import RequestOptions
 from ._handle import SpanHandle
 from ._runtime import current_runtime
 from ._scope import NOWHERE, Ambient, Scope, ambient, context_with, has_ended, leave, linked_from, scope_of, span_of
-from ._session import Session
+from ._session import Session, origin_of
 from ._spans import LLM, Place, SubAgent, Tool, Turn, nearest
 
 
@@ -84,7 +84,8 @@ def start_turn(
     turn = Turn(runtime, None, None, base, runtime.gate)
     given = {"input_messages": input_messages, "system_instructions": system_instructions}
     agent = (agent_name, model, agent_description)
-    turn._begin_turn(agent, user_message, given, attributes, start_time, linked_from(around.context))
+    link = (None if parent is None else origin_of(parent).span) or linked_from(around.context)
+    turn._begin_turn(agent, user_message, given, attributes, start_time, link)
     return turn
 
 

@@ -83,6 +83,8 @@ class SpanHandle:
         self.is_ended: bool = False
         """Whether the span has ended, by whomever."""
         if runtime is None:
+            if self._owns_tasks and session is not None:
+                session.open_spans[self] = None
             return  # what follows is only ever looked at for a span that exists
         self._content: dict[str, tuple[Any, ...]] = {}
         self._outcome: Outcome | None = None
