@@ -10,10 +10,11 @@ from typing import Any
 
 import anyio
 import pytest
+from opentelemetry.context import get_current
 
 import genai_async as ga
 from genai_async.asgi import SessionMiddleware
-from genai_async.testing import assert_tree
+from genai_async.testing import assert_isolated, assert_tree
 
 from .conftest import Spans
 
@@ -389,6 +390,54 @@ async def test_messages_received_in_another_task(spans: Spans) -> None:
 
     await run(app, MESSAGE, MESSAGE, scope=SOCKET, agent_name="bot")
     assert_tree(spans.capture, "invoke_agent bot\n  execute_tool look\ninvoke_agent bot\n  execute_tool look")
+
+
+async def test_work_on_a_message_stays_with_its_turn(spans: Spans) -> None:
+    """What was started for one message is in its turn, or linked to it once that has ended."""
+    go_on = asyncio.Event()
+
+    async def answer(text: str) -> None:
+        for what in ("search", "write"):
+            with ga.start_tool(f"{what} {text}"):
+                await asyncio.sleep(0)
+            await go_on.wait()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        tasks = []
+        for text in ("one", "two"):
+            await receive()
+            tasks.append(asyncio.create_task(answer(text)))
+            await asyncio.sleep(0)
+        go_on.set()
+        await asyncio.gather(*tasks)
+
+    await run(app, MESSAGE, MESSAGE, scope=SOCKET, agent_name="bot")
+    assert_tree(
+        spans.capture,
+        """
+        invoke_agent bot
+            execute_tool search one
+        invoke_agent bot
+            execute_tool search two
+            execute_tool write two
+        execute_tool write one
+        """,
+    )
+    assert_isolated(spans.capture, conversations=1)
+    (late,), (one, _) = spans.named("execute_tool write one"), spans.named("invoke_agent bot")
+    assert [link.span_id for link in late.links] == [one.span_id]
+
+
+async def test_turn_that_another_task_has_ended_is_left(spans: Spans) -> None:
+    """Whoever ended the last turn, the caller's context is as it was."""
+    before = get_current()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await asyncio.create_task(receive())
+
+    await run(app, MESSAGE, MESSAGE, scope=SOCKET)
+    assert get_current() == before
 
 
 async def test_nothing_is_left_for_the_collector(spans: Spans) -> None:
