@@ -160,11 +160,13 @@ OUTCOMES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]], BaseExcept
     "a server's error": ([], [{**START, "status": 503}, END], None, "503"),
     "an error that was answered": ([], [{**START, "status": 500}, END], LookupError("x"), "LookupError"),
     "an error after the response": ([], [START, END], LookupError("x"), None),
+    "an error after a server's error": ([], [{**START, "status": 503}, END], LookupError("x"), "503"),
     "an error in the stream": ([], [START], LookupError("x"), "LookupError"),
     "no response": ([], [], None, "incomplete_response"),
     "half a response": ([], [START], None, "incomplete_response"),
     "a cancelled handler": ([], [START], asyncio.CancelledError(), "cancelled"),
     "a client that has gone": ([{"type": "http.disconnect"}], [START], None, "abandoned"),
+    "a response to a client that has gone": ([{"type": "http.disconnect"}], [START, END], None, "abandoned"),
     "cancelled for a client that has gone": (
         [{"type": "http.disconnect"}],
         [START],
@@ -187,8 +189,13 @@ async def test_outcomes(case: str, spans: Spans) -> None:
         else:
             for _ in arriving:
                 await receive()
-        for message in sending:
-            await send(message)
+        try:
+            if error is not None and case.endswith("was answered"):
+                raise error
+        finally:
+            # As frameworks do it: the answer to an error is sent while that is handled.
+            for message in sending:
+                await send(message)
         if case.startswith("a client that goes"):
             await receive()
         if error is not None:
@@ -203,6 +210,20 @@ async def test_outcomes(case: str, spans: Spans) -> None:
     (turn,) = spans.all
     assert turn.attributes.get("error.type") == expected
     assert turn.status == ("UNSET" if expected is None else "ERROR")
+
+
+async def test_work_after_a_server_error(spans: Spans) -> None:
+    """The turn of a request that failed ends with its response, too: what still runs is linked to it."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({**START, "status": 503})
+        await send(END)
+        with ga.start_tool("later"):
+            pass
+
+    await run(app, agent_name="bot")
+    turn, later = spans.all
+    assert (later.parent_span_id, [link.span_id for link in later.links]) == (None, [turn.span_id])
 
 
 async def test_send_to_a_client_that_has_gone(spans: Spans) -> None:

@@ -83,9 +83,9 @@ class Connection:
         """Start a turn and show it in the state."""
         self._offer("turn", self.exchange.begin_turn(owns_tasks=owns_tasks))
 
-    def end_turn(self, error: BaseException | str | None, end_ns: int | None = None) -> None:
+    def end_turn(self, error: BaseException | str | None) -> None:
         """End the turn that is going on; the state keeps it until the next one."""
-        self.exchange.end_turn(error, end_ns)
+        self.exchange.end_turn(error)
 
     async def receive(self) -> Message:
         """Pass a message from the client on."""

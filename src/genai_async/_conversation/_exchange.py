@@ -89,7 +89,7 @@ class Exchange:
         """Whether other spans than the turn's are open in the session."""
         return any(handle is not self.turn for handle in self.session.open_spans.copy())
 
-    def end_turn(self, error: BaseException | str | None = None, end_ns: int | None = None) -> None:
+    def end_turn(self, error: BaseException | str | None = None) -> None:
         """End the turn that is going on, if there is one."""
         turn, self.turn = self.turn, None
         if turn is None:
@@ -101,7 +101,7 @@ class Exchange:
         if span_of(here) is turn.span:
             # Only in the running task; elsewhere other people's spans go on under a turn that has ended.
             attach(context_with(here, self._scope, self._span))
-        turn.end(error=error, end_time=end_ns)
+        turn.end(error=error)
 
     async def join(self, error: BaseException | None) -> None:
         """Wait for the tasks of the turn and of the session.
