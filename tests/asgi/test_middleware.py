@@ -143,12 +143,30 @@ async def test_turn_ends_with_the_body(spans: Spans) -> None:
     assert states == [False, False, False, True]
 
 
-async def test_file_response_ends_the_turn(spans: Spans) -> None:
-    """A file that the server sends by itself is a whole body."""
+SENT: dict[str, list[dict[str, Any]]] = {
+    "a file by its path": [START, {"type": "http.response.pathsend", "path": "/"}],
+    "files in pieces": [
+        START,
+        {"type": "http.response.zerocopysend", "file": 3, "more_body": True},
+        {"type": "http.response.zerocopysend", "file": 3},
+    ],
+    "trailers": [
+        {**START, "trailers": True},
+        END,
+        {"type": "http.response.trailers", "headers": [], "more_trailers": True},
+        {"type": "http.response.trailers", "headers": []},
+    ],
+}
+
+
+@pytest.mark.parametrize("what", SENT)
+async def test_other_ends_of_a_response(what: str, spans: Spans) -> None:
+    """What ASGI's extensions send is part of the response: the turn ends with the last of it, and not before."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send(START)
-        await send({"type": "http.response.pathsend", "path": "/"})
+        for message in SENT[what]:
+            assert not scope["state"]["turn"].is_ended
+            await send(message)
         assert scope["state"]["turn"].is_ended
 
     await run(app)

@@ -10,18 +10,20 @@ from ._connection import Connection
 from ._types import Message, Receive, Scope, Send
 
 _INCOMPLETE: Final = "incomplete_response"
+_BODIES: Final = frozenset({"http.response.body", "http.response.zerocopysend"})
 
 
 class Request(Connection):
     """One HTTP request, with a turn or without."""
 
-    __slots__ = ("_has_turn", "_is_complete", "_status")
+    __slots__ = ("_has_trailers", "_has_turn", "_is_complete", "_status")
 
     def __init__(
         self, session: Session, scope: Scope, receive: Receive, send: Send, header: bytes | None, *, has_turn: bool
     ) -> None:
         super().__init__(session, scope, receive, send, header)
         self._has_turn = has_turn
+        self._has_trailers = False
         self._is_complete = False
         self._status = 0
 
@@ -43,8 +45,9 @@ class Request(Connection):
         if kind == "http.response.start":
             self._status = message["status"]
             message = self.with_header(message)
-        is_last = (kind == "http.response.body" and not message.get("more_body")) or kind == "http.response.pathsend"
-        # That the client goes from here on is no wonder, and servers say so while they still send.
+            self._has_trailers = bool(message.get("trailers"))
+        is_last = self._is_last(kind, message)
+        # From here on the client may go. Some servers tell of it while they still send.
         self._is_complete = self._is_complete or is_last
         try:
             await (self._send(message) if self._outer is None else self.push(message))
@@ -55,6 +58,12 @@ class Request(Connection):
         if is_last and not self.exchange.turn_has_tasks:
             # Whoever answers for an error does it while handling that.
             self.finish(sys.exception() if self._status >= 500 else None)
+
+    def _is_last(self, kind: str, message: Message) -> bool:
+        if kind == "http.response.trailers":
+            return not message.get("more_trailers")
+        has_body_ended = kind == "http.response.pathsend" or (kind in _BODIES and not message.get("more_body"))
+        return has_body_ended and not self._has_trailers
 
     def finish(self, error: BaseException | None) -> None:
         """End the turn with its response, or as what came of it."""
