@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import gc
 import inspect
 import json
 from collections.abc import AsyncIterator
@@ -8,6 +10,7 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 
 import genai_async as ga
@@ -319,6 +322,100 @@ async def test_what_a_plain_function_gives_stays_what_it_is() -> None:
     assert failed.attributes["error.type"] == "ValueError"
     assert cancelled.attributes["error.type"] == "concurrent.futures._base.CancelledError"
     assert RESULT not in {*other.attributes, *last.attributes}
+
+
+class Proxy:
+    """Stands for something that is not there, and says so whatever it is asked for."""
+
+    @property
+    def __class__(self) -> Any:
+        raise RuntimeError("working outside of context")
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("working outside of context")
+
+
+class Server:
+    """Has every method that it is asked for."""
+
+    def __init__(self) -> None:
+        self.called: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **kwargs: self.called.append(name)
+
+
+async def test_what_is_given_and_returned_is_not_run() -> None:
+    """Objects that answer to any name, or fail at it, come through as they are, and their spans end."""
+
+    @ga.tool
+    def plain(value: Any) -> Any:
+        return value
+
+    @ga.tool
+    async def coroutine(value: Any) -> Any:
+        return value
+
+    @ga.turn
+    async def turn(value: Any) -> Any:
+        return value
+
+    @ga.subagent
+    async def agent(value: Any) -> AsyncIterator[Any]:
+        yield value
+
+    proxy, server = Proxy(), Server()
+    with capture() as captured, ga.Session():
+        for thing in (proxy, server):
+            assert plain(thing) is thing
+            assert await coroutine(thing) is thing
+            assert await turn(thing) is thing
+            assert [item is thing async for item in agent(thing)] == [True]
+    assert captured.open == []
+    assert len(captured.spans) == 8
+    assert server.called == []
+    assert "error.type" not in str(captured.spans)
+
+
+async def test_what_fails_while_it_is_recorded_is_counted() -> None:
+    """A value that cannot be looked at is lost to the span, which ends, and to nobody else."""
+
+    class Items(list[int]):
+        def __bool__(self) -> bool:
+            raise LookupError("no truth")
+
+    @ga.turn
+    def turn(value: list[int]) -> list[int]:
+        return value
+
+    items = Items()
+    with capture() as captured:
+        assert turn(items) is items
+    assert captured.open == []
+    assert captured.faults == {"what a decorated function is given or gives": 2}
+
+
+async def test_future_whose_error_nobody_sees_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    """asyncio's report of an exception that was never retrieved is not lost."""
+
+    async def fail() -> None:
+        raise LookupError("x")
+
+    @ga.tool
+    def start() -> Any:
+        return asyncio.ensure_future(fail())
+
+    async def main() -> None:
+        with ga.Session():
+            start()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+    with capture() as captured, caplog.at_level("ERROR", "asyncio"):
+        await anyio.to_thread.run_sync(asyncio.run, main())
+        gc.collect()
+    assert captured.one("execute_tool start").attributes["error.type"] == "LookupError"
+    assert ["Task exception was never retrieved" in record.message for record in caplog.records] == [True]
 
 
 class Quiet:
