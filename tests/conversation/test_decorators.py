@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import inspect
 import json
@@ -464,3 +465,63 @@ async def test_the_object_of_a_method_is_never_an_argument() -> None:
     assert found == ['{"what":"a"}'] * 6 + ['{"this":1,"what":"a"}']
     assert contents(captured.one("invoke_agent stream"), "gen_ai.input.messages") == ["a"]
     assert "hunter2" not in repr(captured.spans)
+
+
+class Node:
+    """Something with a method that takes another of its kind."""
+
+    def __repr__(self) -> str:
+        return "a node"
+
+    def merge(self, other: Any) -> None: ...
+
+
+async def test_the_first_argument_of_a_bound_method_is_one() -> None:
+    """A method that is decorated when it is bound has its object already, whatever it is given."""
+
+    @functools.wraps(Node().merge)
+    def wrapped(*args: Any) -> None: ...
+
+    with capture() as captured, ga.Session():
+        for method in (Node().merge, wrapped):
+            ga.tool(method)("a")
+            ga.tool(method)(Node())
+    found = [json.loads(span.attributes[ARGUMENTS])["other"] for span in captured.spans]
+    assert found == ["a", "a node"] * 2
+
+
+async def test_keywords_without_a_parameter() -> None:
+    """They are recorded by name, apart where a positional parameter has the name, and hidden under either name."""
+
+    @ga.tool(hide=["options", "key"])
+    def search(query: str, **options: str) -> None: ...
+
+    @ga.tool(hide=["key"])
+    def look(a: int, /, *rest: int, **others: Any) -> None: ...
+
+    with capture() as captured, ga.Session():
+        search("x", token="secret")
+        look(1, b=2, key="secret")
+        look(1, a=2, b=3, others=4, key="secret")
+        look(1, 2, rest=3)
+    found = [json.loads(span.attributes[ARGUMENTS]) for span in captured.spans]
+    assert found == [
+        {"query": "x"},
+        {"a": 1, "b": 2},
+        {"a": 1, "others": {"a": 2, "b": 3, "others": 4}},
+        {"a": 1, "rest": [2], "others": {"rest": 3}},
+    ]
+
+
+async def test_tool_of_a_partial() -> None:
+    """A function with some arguments filled in keeps its name and what it says of itself."""
+
+    def search(where: str, what: str) -> str:
+        """Find something."""
+        return where + what
+
+    with capture() as captured, ga.Session():
+        assert ga.tool(functools.partial(search, "a"))("b") == "ab"
+    attributes = captured.one("execute_tool search").attributes
+    assert attributes["gen_ai.tool.description"] == "Find something."
+    assert json.loads(attributes[ARGUMENTS]) == {"what": "b"}

@@ -73,7 +73,7 @@ def tool(
         name: The tool's name; the function's, if None.
         description: What the tool does; the first line of the function's docstring, if None.
         tool_type: As for `Turn.start_tool`.
-        hide: Names of parameters that are not recorded.
+        hide: Names of parameters that are not recorded; that of `**options` hides all that lands there.
         attributes: Attributes of your own.
 
     Raises:
@@ -130,7 +130,7 @@ def subagent(
         model: The model that the agent uses.
         description: What the agent is there for; the first line of the function's docstring, if None.
         message: The parameter that holds what the agent is asked. None takes all of them, or the only one as it is.
-        hide: Names of parameters that are not recorded.
+        hide: Names of parameters that are not recorded; that of `**options` hides all that lands there.
         attributes: Attributes of your own.
 
     Raises:
@@ -184,7 +184,7 @@ def turn(
         name: The agent that answers; the session's, or else the function's name, if None.
         model: The model that it uses; the session's, if None.
         message: The parameter that holds what the user says. None takes all of them, or the only one as it is.
-        hide: Names of parameters that are not recorded.
+        hide: Names of parameters that are not recorded; that of `**options` hides all that lands there.
         attributes: Attributes of your own.
 
     Raises:
@@ -208,7 +208,7 @@ def turn(
 class _Arguments:
     """A function's parameters, to name the arguments of its calls."""
 
-    __slots__ = ("_hidden", "_message", "_method", "_names", "_variadic")
+    __slots__ = ("_extra", "_hidden", "_keywords", "_message", "_method", "_names", "_variadic")
 
     def __init__(self, func: Callable[..., Any], hide: Collection[str], message: str | None = None) -> None:
         if inspect.isgeneratorfunction(func) or isinstance(func, type | staticmethod | classmethod):
@@ -217,7 +217,9 @@ class _Arguments:
         if message is not None and message not in {parameter.name for parameter in parameters}:
             raise TypeError(f"{_name_of(func)} has no parameter {message!r}")
         self._names = [p.name for p in parameters if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}]
+        self._keywords = {p.name for p in parameters if p.kind in {p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY}}
         self._variadic = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
+        self._extra = next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), None)
         self._hidden = {hide} if isinstance(hide, str) else set(hide)
         if self._names[:1] in (["self"], ["cls"]):
             self._hidden.add(self._names[0])
@@ -231,7 +233,13 @@ class _Arguments:
             named.pop(self._names[0], None)
         if self._variadic is not None and len(args) > len(self._names):
             named[self._variadic] = args[len(self._names) :]
-        named.update(kwargs)
+        extra: dict[str, Any] = {}
+        for name, value in kwargs.items():
+            (named if name in self._keywords else extra)[name] = value
+        if self._extra is not None and (self._extra in self._hidden or not extra.keys().isdisjoint(named)):
+            # One of them has the name of a positional parameter: they stand apart, so that both are said.
+            extra = {self._extra: {name: value for name, value in extra.items() if name not in self._hidden}}
+        named.update(extra)
         return {name: value for name, value in named.items() if name not in self._hidden}
 
     def question(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -243,14 +251,16 @@ class _Arguments:
 
 
 def _method_name(func: Callable[..., Any]) -> tuple[str, str] | None:
-    """The class that a function was written in and its name there; None outside of classes."""
+    """The class that a function was written in and its name there; None outside of classes, and for a bound method."""
+    if inspect.ismethod(inspect.unwrap(func, stop=inspect.ismethod)):
+        return None
     owner, _, name = str(getattr(func, "__qualname__", "")).rpartition(".")
     return (owner, name) if owner and not owner.endswith("<locals>") else None
 
 
 def _is_method_of(value: Any, owner: str, name: str) -> bool:
     """Whether this is the object, or the class, that the method is called on, whatever the method calls it."""
-    for kind in (*type(value).__mro__, *(value.__mro__ if isinstance(value, type) else ())):
+    for kind in (*type(value).__mro__, *(value.__mro__ if issubclass(type(value), type) else ())):
         if kind.__qualname__ == owner:
             return not isinstance(vars(kind).get(name), staticmethod)
     return False
@@ -457,9 +467,17 @@ def _gate_of(handle: SpanHandle) -> Gate:
 
 
 def _name_of(func: Callable[..., Any]) -> str:
+    func = _within(func)
     return cast(str, getattr(func, "__name__", None) or type(func).__name__)
 
 
+def _within(func: Callable[..., Any]) -> Callable[..., Any]:
+    """The function in a `functools.partial`, which has no name and a docstring about partials."""
+    while isinstance(func, functools.partial):
+        func = cast("functools.partial[Any]", func).func
+    return func
+
+
 def _summary_of(func: Callable[..., Any]) -> str | None:
-    text = inspect.getdoc(func)
+    text = inspect.getdoc(_within(func))
     return text.partition("\n")[0].strip() or None if text else None
