@@ -192,6 +192,18 @@ OUTCOMES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]], BaseExcept
         "abandoned",
     ),
     "an error beside a client that has gone": ([{"type": "http.disconnect"}], [START], LookupError("x"), "LookupError"),
+    "tasks that fail as the client has gone": (
+        [{"type": "http.disconnect"}],
+        [START],
+        ExceptionGroup("", [OSError(), ExceptionGroup("", [ConnectionResetError()])]),
+        "abandoned",
+    ),
+    "tasks that fail beside a client that has gone": (
+        [{"type": "http.disconnect"}],
+        [START],
+        ExceptionGroup("", [OSError(), LookupError("x")]),
+        "ExceptionGroup",
+    ),
     "a client that goes after the response": ([{"type": "http.disconnect"}], [START, END], None, None),
 }
 

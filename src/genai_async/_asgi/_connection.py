@@ -142,5 +142,7 @@ def _state_of(scope: Scope) -> MutableMapping[str, Any]:
 
 
 def _is_departure(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_departure, cast("BaseExceptionGroup[BaseException]", error).exceptions))
     # Frameworks raise errors of their own for a client that has gone; none is imported here.
     return is_cancellation(error) or isinstance(error, OSError) or "Disconnect" in type(error).__name__
