@@ -10,10 +10,11 @@ from typing import Any
 
 import anyio
 import pytest
+from opentelemetry.context import get_current
 
 import genai_async as ga
 from genai_async.asgi import SessionMiddleware
-from genai_async.testing import assert_tree
+from genai_async.testing import assert_isolated, assert_tree
 
 from .conftest import Spans
 
@@ -142,12 +143,30 @@ async def test_turn_ends_with_the_body(spans: Spans) -> None:
     assert states == [False, False, False, True]
 
 
-async def test_file_response_ends_the_turn(spans: Spans) -> None:
-    """A file that the server sends by itself is a whole body."""
+SENT: dict[str, list[dict[str, Any]]] = {
+    "a file by its path": [START, {"type": "http.response.pathsend", "path": "/"}],
+    "files in pieces": [
+        START,
+        {"type": "http.response.zerocopysend", "file": 3, "more_body": True},
+        {"type": "http.response.zerocopysend", "file": 3},
+    ],
+    "trailers": [
+        {**START, "trailers": True},
+        END,
+        {"type": "http.response.trailers", "headers": [], "more_trailers": True},
+        {"type": "http.response.trailers", "headers": []},
+    ],
+}
+
+
+@pytest.mark.parametrize("what", SENT)
+async def test_other_ends_of_a_response(what: str, spans: Spans) -> None:
+    """What ASGI's extensions send is part of the response: the turn ends with the last of it, and not before."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send(START)
-        await send({"type": "http.response.pathsend", "path": "/"})
+        for message in SENT[what]:
+            assert not scope["state"]["turn"].is_ended
+            await send(message)
         assert scope["state"]["turn"].is_ended
 
     await run(app)
@@ -159,11 +178,13 @@ OUTCOMES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]], BaseExcept
     "a server's error": ([], [{**START, "status": 503}, END], None, "503"),
     "an error that was answered": ([], [{**START, "status": 500}, END], LookupError("x"), "LookupError"),
     "an error after the response": ([], [START, END], LookupError("x"), None),
+    "an error after a server's error": ([], [{**START, "status": 503}, END], LookupError("x"), "503"),
     "an error in the stream": ([], [START], LookupError("x"), "LookupError"),
     "no response": ([], [], None, "incomplete_response"),
     "half a response": ([], [START], None, "incomplete_response"),
     "a cancelled handler": ([], [START], asyncio.CancelledError(), "cancelled"),
     "a client that has gone": ([{"type": "http.disconnect"}], [START], None, "abandoned"),
+    "a response to a client that has gone": ([{"type": "http.disconnect"}], [START, END], None, "abandoned"),
     "cancelled for a client that has gone": (
         [{"type": "http.disconnect"}],
         [START],
@@ -171,6 +192,18 @@ OUTCOMES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]], BaseExcept
         "abandoned",
     ),
     "an error beside a client that has gone": ([{"type": "http.disconnect"}], [START], LookupError("x"), "LookupError"),
+    "tasks that fail as the client has gone": (
+        [{"type": "http.disconnect"}],
+        [START],
+        ExceptionGroup("", [OSError(), ExceptionGroup("", [ConnectionResetError()])]),
+        "abandoned",
+    ),
+    "tasks that fail beside a client that has gone": (
+        [{"type": "http.disconnect"}],
+        [START],
+        ExceptionGroup("", [OSError(), LookupError("x")]),
+        "ExceptionGroup",
+    ),
     "a client that goes after the response": ([{"type": "http.disconnect"}], [START, END], None, None),
 }
 
@@ -186,8 +219,13 @@ async def test_outcomes(case: str, spans: Spans) -> None:
         else:
             for _ in arriving:
                 await receive()
-        for message in sending:
-            await send(message)
+        try:
+            if error is not None and case.endswith("was answered"):
+                raise error
+        finally:
+            # As frameworks do it: the answer to an error is sent while that is handled.
+            for message in sending:
+                await send(message)
         if case.startswith("a client that goes"):
             await receive()
         if error is not None:
@@ -202,6 +240,20 @@ async def test_outcomes(case: str, spans: Spans) -> None:
     (turn,) = spans.all
     assert turn.attributes.get("error.type") == expected
     assert turn.status == ("UNSET" if expected is None else "ERROR")
+
+
+async def test_work_after_a_server_error(spans: Spans) -> None:
+    """The turn of a request that failed ends with its response, too: what still runs is linked to it."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({**START, "status": 503})
+        await send(END)
+        with ga.start_tool("later"):
+            pass
+
+    await run(app, agent_name="bot")
+    turn, later = spans.all
+    assert (later.parent_span_id, [link.span_id for link in later.links]) == (None, [turn.span_id])
 
 
 async def test_send_to_a_client_that_has_gone(spans: Spans) -> None:
@@ -389,6 +441,54 @@ async def test_messages_received_in_another_task(spans: Spans) -> None:
 
     await run(app, MESSAGE, MESSAGE, scope=SOCKET, agent_name="bot")
     assert_tree(spans.capture, "invoke_agent bot\n  execute_tool look\ninvoke_agent bot\n  execute_tool look")
+
+
+async def test_work_on_a_message_stays_with_its_turn(spans: Spans) -> None:
+    """What was started for one message is in its turn, or linked to it once that has ended."""
+    go_on = asyncio.Event()
+
+    async def answer(text: str) -> None:
+        for what in ("search", "write"):
+            with ga.start_tool(f"{what} {text}"):
+                await asyncio.sleep(0)
+            await go_on.wait()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        tasks = []
+        for text in ("one", "two"):
+            await receive()
+            tasks.append(asyncio.create_task(answer(text)))
+            await asyncio.sleep(0)
+        go_on.set()
+        await asyncio.gather(*tasks)
+
+    await run(app, MESSAGE, MESSAGE, scope=SOCKET, agent_name="bot")
+    assert_tree(
+        spans.capture,
+        """
+        invoke_agent bot
+            execute_tool search one
+        invoke_agent bot
+            execute_tool search two
+            execute_tool write two
+        execute_tool write one
+        """,
+    )
+    assert_isolated(spans.capture, conversations=1)
+    (late,), (one, _) = spans.named("execute_tool write one"), spans.named("invoke_agent bot")
+    assert [link.span_id for link in late.links] == [one.span_id]
+
+
+async def test_turn_that_another_task_has_ended_is_left(spans: Spans) -> None:
+    """Whoever ended the last turn, the caller's context is as it was."""
+    before = get_current()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await asyncio.create_task(receive())
+
+    await run(app, MESSAGE, MESSAGE, scope=SOCKET)
+    assert get_current() == before
 
 
 async def test_nothing_is_left_for_the_collector(spans: Spans) -> None:

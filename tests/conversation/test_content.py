@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections import ChainMap, UserDict
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -289,6 +291,22 @@ def loops() -> Any:
     return found
 
 
+class Request(Mapping[str, Any]):
+    """A web framework's request: a mapping, whose items are all that came with it."""
+
+    def __getitem__(self, key: str) -> str:
+        return SECRET
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["headers"])
+
+    def __len__(self) -> int:
+        return 1
+
+    def __str__(self) -> str:
+        return "<Request>"
+
+
 def raises_on_str() -> Any:
     class Mute:
         def __str__(self) -> str:
@@ -316,6 +334,10 @@ def raises_on_str() -> Any:
         ("[1, 2]", [1, 2]),
         ("5", "5"),
         (object, "<class 'object'>"),
+        (MappingProxyType({"a": UserDict({"b": ChainMap({"c": 1}, {"d": 2})})}), {"a": {"b": {"d": 2, "c": 1}}}),
+        ({"request": Request()}, {"request": "<Request>"}),
+        (Request(), "<Request>"),
+        ([UserDict(a=Request())], [{"a": "<Request>"}]),
     ],
 )
 def test_odd_values_become_valid_json(redact: Any, value: Any, expected: Any) -> None:
@@ -326,6 +348,14 @@ def test_odd_values_become_valid_json(redact: Any, value: Any, expected: Any) ->
         tool.end()
         assert spans.json("gen_ai.tool.call.result") == expected
         assert spans.faults == {}
+
+
+def test_a_mapping_of_another_kind_in_a_message_is_its_text(spans: Traced, turn: ga.Turn) -> None:
+    """What a tool is called with in a message is opened no further than its own arguments are."""
+    call = ga.ToolCallPart("t", "1", {"request": Request()})
+    turn.start_llm("m", provider_name="p", input_messages=[ga.Message.assistant(tool_calls=[call])]).end()
+    (message,) = spans.json("gen_ai.input.messages")
+    assert message["parts"][0]["arguments"] == {"request": "<Request>"}
 
 
 @pytest.mark.parametrize("make", [loops, raises_on_str, lambda: {(1, 2): {3}, raises_on_str(): 1}])

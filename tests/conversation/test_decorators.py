@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import asyncio
+import functools
+import gc
 import inspect
 import json
 from collections.abc import AsyncIterator
@@ -8,6 +11,7 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 
 import genai_async as ga
@@ -321,6 +325,100 @@ async def test_what_a_plain_function_gives_stays_what_it_is() -> None:
     assert RESULT not in {*other.attributes, *last.attributes}
 
 
+class Proxy:
+    """Stands for something that is not there, and says so whatever it is asked for."""
+
+    @property
+    def __class__(self) -> Any:
+        raise RuntimeError("working outside of context")
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("working outside of context")
+
+
+class Server:
+    """Has every method that it is asked for."""
+
+    def __init__(self) -> None:
+        self.called: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **kwargs: self.called.append(name)
+
+
+async def test_what_is_given_and_returned_is_not_run() -> None:
+    """Objects that answer to any name, or fail at it, come through as they are, and their spans end."""
+
+    @ga.tool
+    def plain(value: Any) -> Any:
+        return value
+
+    @ga.tool
+    async def coroutine(value: Any) -> Any:
+        return value
+
+    @ga.turn
+    async def turn(value: Any) -> Any:
+        return value
+
+    @ga.subagent
+    async def agent(value: Any) -> AsyncIterator[Any]:
+        yield value
+
+    proxy, server = Proxy(), Server()
+    with capture() as captured, ga.Session():
+        for thing in (proxy, server):
+            assert plain(thing) is thing
+            assert await coroutine(thing) is thing
+            assert await turn(thing) is thing
+            assert [item is thing async for item in agent(thing)] == [True]
+    assert captured.open == []
+    assert len(captured.spans) == 8
+    assert server.called == []
+    assert "error.type" not in str(captured.spans)
+
+
+async def test_what_fails_while_it_is_recorded_is_counted() -> None:
+    """A value that cannot be looked at is lost to the span, which ends, and to nobody else."""
+
+    class Items(list[int]):
+        def __bool__(self) -> bool:
+            raise LookupError("no truth")
+
+    @ga.turn
+    def turn(value: list[int]) -> list[int]:
+        return value
+
+    items = Items()
+    with capture() as captured:
+        assert turn(items) is items
+    assert captured.open == []
+    assert captured.faults == {"what a decorated function is given or gives": 2}
+
+
+async def test_future_whose_error_nobody_sees_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    """asyncio's report of an exception that was never retrieved is not lost."""
+
+    async def fail() -> None:
+        raise LookupError("x")
+
+    @ga.tool
+    def start() -> Any:
+        return asyncio.ensure_future(fail())
+
+    async def main() -> None:
+        with ga.Session():
+            start()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+    with capture() as captured, caplog.at_level("ERROR", "asyncio"):
+        await anyio.to_thread.run_sync(asyncio.run, main())
+        gc.collect()
+    assert captured.one("execute_tool start").attributes["error.type"] == "LookupError"
+    assert ["Task exception was never retrieved" in record.message for record in caplog.records] == [True]
+
+
 class Quiet:
     """Methods whose first parameter has another name."""
 
@@ -367,3 +465,63 @@ async def test_the_object_of_a_method_is_never_an_argument() -> None:
     assert found == ['{"what":"a"}'] * 6 + ['{"this":1,"what":"a"}']
     assert contents(captured.one("invoke_agent stream"), "gen_ai.input.messages") == ["a"]
     assert "hunter2" not in repr(captured.spans)
+
+
+class Node:
+    """Something with a method that takes another of its kind."""
+
+    def __repr__(self) -> str:
+        return "a node"
+
+    def merge(self, other: Any) -> None: ...
+
+
+async def test_the_first_argument_of_a_bound_method_is_one() -> None:
+    """A method that is decorated when it is bound has its object already, whatever it is given."""
+
+    @functools.wraps(Node().merge)
+    def wrapped(*args: Any) -> None: ...
+
+    with capture() as captured, ga.Session():
+        for method in (Node().merge, wrapped):
+            ga.tool(method)("a")
+            ga.tool(method)(Node())
+    found = [json.loads(span.attributes[ARGUMENTS])["other"] for span in captured.spans]
+    assert found == ["a", "a node"] * 2
+
+
+async def test_keywords_without_a_parameter() -> None:
+    """They are recorded by name, apart where a positional parameter has the name, and hidden under either name."""
+
+    @ga.tool(hide=["options", "key"])
+    def search(query: str, **options: str) -> None: ...
+
+    @ga.tool(hide=["key"])
+    def look(a: int, /, *rest: int, **others: Any) -> None: ...
+
+    with capture() as captured, ga.Session():
+        search("x", token="secret")
+        look(1, b=2, key="secret")
+        look(1, a=2, b=3, others=4, key="secret")
+        look(1, 2, rest=3)
+    found = [json.loads(span.attributes[ARGUMENTS]) for span in captured.spans]
+    assert found == [
+        {"query": "x"},
+        {"a": 1, "b": 2},
+        {"a": 1, "others": {"a": 2, "b": 3, "others": 4}},
+        {"a": 1, "rest": [2], "others": {"rest": 3}},
+    ]
+
+
+async def test_tool_of_a_partial() -> None:
+    """A function with some arguments filled in keeps its name and what it says of itself."""
+
+    def search(where: str, what: str) -> str:
+        """Find something."""
+        return where + what
+
+    with capture() as captured, ga.Session():
+        assert ga.tool(functools.partial(search, "a"))("b") == "ab"
+    attributes = captured.one("execute_tool search").attributes
+    assert attributes["gen_ai.tool.description"] == "Find something."
+    assert json.loads(attributes[ARGUMENTS]) == {"what": "b"}

@@ -83,9 +83,9 @@ class Connection:
         """Start a turn and show it in the state."""
         self._offer("turn", self.exchange.begin_turn(owns_tasks=owns_tasks))
 
-    def end_turn(self, error: BaseException | str | None, end_ns: int | None = None) -> None:
+    def end_turn(self, error: BaseException | str | None) -> None:
         """End the turn that is going on; the state keeps it until the next one."""
-        self.exchange.end_turn(error, end_ns)
+        self.exchange.end_turn(error)
 
     async def receive(self) -> Message:
         """Pass a message from the client on."""
@@ -142,5 +142,7 @@ def _state_of(scope: Scope) -> MutableMapping[str, Any]:
 
 
 def _is_departure(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_departure, cast("BaseExceptionGroup[BaseException]", error).exceptions))
     # Frameworks raise errors of their own for a client that has gone; none is imported here.
     return is_cancellation(error) or isinstance(error, OSError) or "Disconnect" in type(error).__name__

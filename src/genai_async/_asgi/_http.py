@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import sys
 from typing import Final
 
 from .._conversation._session import Session
@@ -10,20 +10,21 @@ from ._connection import Connection
 from ._types import Message, Receive, Scope, Send
 
 _INCOMPLETE: Final = "incomplete_response"
+_BODIES: Final = frozenset({"http.response.body", "http.response.zerocopysend"})
 
 
 class Request(Connection):
     """One HTTP request, with a turn or without."""
 
-    __slots__ = ("_ended_ns", "_has_turn", "_is_complete", "_status")
+    __slots__ = ("_has_trailers", "_has_turn", "_is_complete", "_status")
 
     def __init__(
         self, session: Session, scope: Scope, receive: Receive, send: Send, header: bytes | None, *, has_turn: bool
     ) -> None:
         super().__init__(session, scope, receive, send, header)
         self._has_turn = has_turn
+        self._has_trailers = False
         self._is_complete = False
-        self._ended_ns: int | None = None
         self._status = 0
 
     def begin(self) -> None:
@@ -44,33 +45,31 @@ class Request(Connection):
         if kind == "http.response.start":
             self._status = message["status"]
             message = self.with_header(message)
+            self._has_trailers = bool(message.get("trailers"))
+        is_last = self._is_last(kind, message)
+        # From here on the client may go. Some servers tell of it while they still send.
+        self._is_complete = self._is_complete or is_last
         try:
             await (self._send(message) if self._outer is None else self.push(message))
         except OSError:
             # ASGI 2.4: what `send` raises when the client has gone.
             self._is_disconnected = True
             raise
-        if (kind == "http.response.body" and not message.get("more_body")) or kind == "http.response.pathsend":
-            self._complete()
+        if is_last and not self.exchange.turn_has_tasks:
+            # Whoever answers for an error does it while handling that.
+            self.finish(sys.exception() if self._status >= 500 else None)
+
+    def _is_last(self, kind: str, message: Message) -> bool:
+        if kind == "http.response.trailers":
+            return not message.get("more_trailers")
+        has_body_ended = kind == "http.response.pathsend" or (kind in _BODIES and not message.get("more_body"))
+        return has_body_ended and not self._has_trailers
 
     def finish(self, error: BaseException | None) -> None:
-        """End a turn that its response has not ended."""
-        if self._is_complete:
-            self.end_turn(error if error is not None else self._failure(), self._ended_ns)
-        elif error is None and not self._is_disconnected:
-            self.end_turn(self._failure() or _INCOMPLETE)
-        else:
+        """End the turn with its response, or as what came of it."""
+        if error is not None or self._is_disconnected:
             self.end_turn(self.outcome(error))
-
-    def _complete(self) -> None:
-        self._is_complete = True
-        if self.exchange.turn_has_tasks:
-            return
-        if self._failure() is None:
-            self.end_turn(None)
+        elif self._status >= 500:
+            self.end_turn(str(self._status))
         else:
-            # The error itself is still on its way, through the middleware that answered for it.
-            self._ended_ns = time.time_ns()
-
-    def _failure(self) -> str | None:
-        return str(self._status) if self._status >= 500 else None
+            self.end_turn(None if self._is_complete else _INCOMPLETE)

@@ -14,7 +14,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from ._copying import MAX_CONTENT_BYTES, Copier, encoded_within
+from ._copying import MAX_CONTENT_BYTES, Copier, encoded_within, readable
 from ._faults import FieldError
 from ._messages import (
     BlobPart,
@@ -177,7 +177,7 @@ def _copied(value: object) -> Any:
     """A copy that nobody else holds; the caller may go on changing what was given."""
     if type(value) not in _PLAIN_PARTS and not _is_short(value):
         return Copier().copy(value, is_message=isinstance(value, msgspec.Struct))
-    return msgspec.to_builtins(value, enc_hook=_readable, str_keys=True)
+    return msgspec.to_builtins(value, enc_hook=readable, str_keys=True)
 
 
 def _is_short(value: object) -> bool:
@@ -189,11 +189,6 @@ def _is_short(value: object) -> bool:
 
 # Their texts are not copied, however long.
 _PLAIN_PARTS: Final = frozenset({TextPart, ReasoningPart, BlobPart, UriPart, FilePart})
-
-
-def _readable(value: object) -> object:
-    found = _as_dict(value)
-    return str(value) if found is None else dict(found)
 
 
 def _as_dict(value: object) -> _Dict | None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import base64
 import re
+from collections import ChainMap, UserDict
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Final, cast
 
 import msgspec
@@ -38,17 +40,22 @@ _BUFFER_GROWTH: Final = 16
 _SLACK: Final = 64
 
 
-def _hook(value: object) -> object:
-    """What msgspec has no encoding for: the SDKs' models, other mappings, and at last their text."""
-    dump = getattr(value, "model_dump", None)
-    if callable(dump):
-        return dump(mode="json")
-    if isinstance(value, Mapping):
-        return dict(cast("Mapping[Any, Any]", value))
+# Any other mapping may be anything: a web framework's request is one, with all its headers.
+_MAPPINGS: Final = (MappingProxyType, UserDict, ChainMap)
+
+
+def readable(value: Any) -> object:
+    """What msgspec has no encoding for: the SDKs' models, the standard library's mappings, and at last their text."""
+    kind = type(value)
+    # Looked up as Python does for its own methods: there are objects that answer to every name.
+    if callable(getattr(kind, "model_dump", None)):
+        return value.model_dump(mode="json")
+    if issubclass(kind, _MAPPINGS):
+        return dict(value)
     return str(value)
 
 
-encoder: Final = msgspec.json.Encoder(enc_hook=_hook)
+encoder: Final = msgspec.json.Encoder(enc_hook=readable)
 
 
 def encoded_within(value: object, limit_bytes: int, guess_bytes: int = _SMALLEST_BUFFER) -> bytearray | None:
@@ -293,12 +300,12 @@ class Copier:
             return self._bytes(value)
         if isinstance(value, _OWN_STRUCTS):
             return self._mapping(_fields_of(value), is_message)
-        if isinstance(value, Mapping):
-            return self._mapping(cast("Mapping[Any, Any]", value), is_message)
+        if issubclass(type(value), _MAPPINGS):
+            return self._mapping(value, is_message)
         # Sets, data classes, models and so on can only be taken as a whole.
         if encoded_within(value, MAX_CONTENT_BYTES) is None:
             return f"[{type(value).__name__}, truncated]"
-        plain = msgspec.to_builtins(value, enc_hook=_hook, str_keys=True, builtin_types=(bytes, bytearray))
+        plain = msgspec.to_builtins(value, enc_hook=readable, str_keys=True, builtin_types=(bytes, bytearray))
         return self.copy(plain, is_message)
 
     def _bytes(self, value: bytes | bytearray) -> str:

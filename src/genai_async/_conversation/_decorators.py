@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import suppress
+from types import AsyncGeneratorType, CoroutineType
 from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from ._ambient import current_session, start_subagent, start_tool
@@ -72,7 +73,7 @@ def tool(
         name: The tool's name; the function's, if None.
         description: What the tool does; the first line of the function's docstring, if None.
         tool_type: As for `Turn.start_tool`.
-        hide: Names of parameters that are not recorded.
+        hide: Names of parameters that are not recorded; that of `**options` hides all that lands there.
         attributes: Attributes of your own.
 
     Raises:
@@ -84,13 +85,10 @@ def tool(
         label = name or _name_of(func)
         text = description if description is not None else _summary_of(func)
 
-        def start(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tool:
-            handle = start_tool(label, description=text, tool_type=tool_type, attributes=attributes)
-            if _keeps_content(handle):
-                handle.record(arguments=said.by_name(args, kwargs))
-            return handle
+        def start() -> Tool:
+            return start_tool(label, description=text, tool_type=tool_type, attributes=attributes)
 
-        return _traced(func, start, _record_result)
+        return _traced(func, start, functools.partial(_record_arguments, said), _record_result)
 
     return decorate if func is None else decorate(func)
 
@@ -132,7 +130,7 @@ def subagent(
         model: The model that the agent uses.
         description: What the agent is there for; the first line of the function's docstring, if None.
         message: The parameter that holds what the agent is asked. None takes all of them, or the only one as it is.
-        hide: Names of parameters that are not recorded.
+        hide: Names of parameters that are not recorded; that of `**options` hides all that lands there.
         attributes: Attributes of your own.
 
     Raises:
@@ -144,11 +142,10 @@ def subagent(
         label = name or _name_of(func)
         text = description if description is not None else _summary_of(func)
 
-        def start(args: tuple[Any, ...], kwargs: dict[str, Any]) -> SubAgent:
-            handle = start_subagent(label, model=model, agent_description=text, attributes=attributes)
-            return _record_question(handle, said, args, kwargs)
+        def start() -> SubAgent:
+            return start_subagent(label, model=model, agent_description=text, attributes=attributes)
 
-        return _traced(func, start, _record_answer)
+        return _traced(func, start, functools.partial(_record_question, said), _record_answer)
 
     return decorate if func is None else decorate(func)
 
@@ -187,7 +184,7 @@ def turn(
         name: The agent that answers; the session's, or else the function's name, if None.
         model: The model that it uses; the session's, if None.
         message: The parameter that holds what the user says. None takes all of them, or the only one as it is.
-        hide: Names of parameters that are not recorded.
+        hide: Names of parameters that are not recorded; that of `**options` hides all that lands there.
         attributes: Attributes of your own.
 
     Raises:
@@ -198,13 +195,12 @@ def turn(
         said = _Arguments(func, hide, message)
         label = _name_of(func)
 
-        def start(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Turn:
+        def start() -> Turn:
             session = current_session() or Session()
             agent = name or session.agent_name or label
-            handle = session.start_turn(agent_name=agent, model=model, attributes=attributes)
-            return _record_question(handle, said, args, kwargs)
+            return session.start_turn(agent_name=agent, model=model, attributes=attributes)
 
-        return _traced(func, start, _record_answer)
+        return _traced(func, start, functools.partial(_record_question, said), _record_answer)
 
     return decorate if func is None else decorate(func)
 
@@ -212,7 +208,7 @@ def turn(
 class _Arguments:
     """A function's parameters, to name the arguments of its calls."""
 
-    __slots__ = ("_hidden", "_message", "_method", "_names", "_variadic")
+    __slots__ = ("_extra", "_hidden", "_keywords", "_message", "_method", "_names", "_variadic")
 
     def __init__(self, func: Callable[..., Any], hide: Collection[str], message: str | None = None) -> None:
         if inspect.isgeneratorfunction(func) or isinstance(func, type | staticmethod | classmethod):
@@ -221,7 +217,9 @@ class _Arguments:
         if message is not None and message not in {parameter.name for parameter in parameters}:
             raise TypeError(f"{_name_of(func)} has no parameter {message!r}")
         self._names = [p.name for p in parameters if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}]
+        self._keywords = {p.name for p in parameters if p.kind in {p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY}}
         self._variadic = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
+        self._extra = next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), None)
         self._hidden = {hide} if isinstance(hide, str) else set(hide)
         if self._names[:1] in (["self"], ["cls"]):
             self._hidden.add(self._names[0])
@@ -235,7 +233,13 @@ class _Arguments:
             named.pop(self._names[0], None)
         if self._variadic is not None and len(args) > len(self._names):
             named[self._variadic] = args[len(self._names) :]
-        named.update(kwargs)
+        extra: dict[str, Any] = {}
+        for name, value in kwargs.items():
+            (named if name in self._keywords else extra)[name] = value
+        if self._extra is not None and (self._extra in self._hidden or not extra.keys().isdisjoint(named)):
+            # One of them has the name of a positional parameter: they stand apart, so that both are said.
+            extra = {self._extra: {name: value for name, value in extra.items() if name not in self._hidden}}
+        named.update(extra)
         return {name: value for name, value in named.items() if name not in self._hidden}
 
     def question(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -247,14 +251,16 @@ class _Arguments:
 
 
 def _method_name(func: Callable[..., Any]) -> tuple[str, str] | None:
-    """The class that a function was written in and its name there; None outside of classes."""
+    """The class that a function was written in and its name there; None outside of classes, and for a bound method."""
+    if inspect.ismethod(inspect.unwrap(func, stop=inspect.ismethod)):
+        return None
     owner, _, name = str(getattr(func, "__qualname__", "")).rpartition(".")
     return (owner, name) if owner and not owner.endswith("<locals>") else None
 
 
 def _is_method_of(value: Any, owner: str, name: str) -> bool:
     """Whether this is the object, or the class, that the method is called on, whatever the method calls it."""
-    for kind in (*type(value).__mro__, *(value.__mro__ if isinstance(value, type) else ())):
+    for kind in (*type(value).__mro__, *(value.__mro__ if issubclass(type(value), type) else ())):
         if kind.__qualname__ == owner:
             return not isinstance(vars(kind).get(name), staticmethod)
     return False
@@ -316,21 +322,27 @@ class _Watched(Generic[_Handle]):
         handle, self._handle = self._handle, None
         if handle is not None:
             if self._items:
-                is_text = all(isinstance(item, str) for item in self._items)
-                self._finish(handle, "".join(self._items) if is_text else self._items)
+                is_text = all(issubclass(type(item), str) for item in self._items)
+                _note(handle, self._finish, "".join(self._items) if is_text else self._items)
             await handle.__aexit__(None, error, None)
 
 
 def _traced(
     func: Callable[..., Any],
-    start: Callable[[tuple[Any, ...], dict[str, Any]], _Handle],
+    start: Callable[[], _Handle],
+    ask: Callable[[_Handle, tuple[Any, ...], dict[str, Any]], object],
     finish: Callable[[_Handle, Any], object],
 ) -> Callable[..., Any]:
+    def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Handle:
+        handle = start()
+        _note(handle, ask, args, kwargs)
+        return handle
+
     if inspect.isasyncgenfunction(func):
 
         @functools.wraps(func)
         def generator(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-            watched = _Watched(func(*args, **kwargs), functools.partial(start, args, kwargs), finish)
+            watched = _Watched(func(*args, **kwargs), functools.partial(begin, args, kwargs), finish)
             return _stepwise(cast("AsyncGenerator[Any, Any]", watched), _Ambience())
 
         return generator
@@ -338,16 +350,16 @@ def _traced(
 
         @functools.wraps(func)
         async def coroutine(*args: Any, **kwargs: Any) -> Any:
-            async with start(args, kwargs) as handle:
+            async with begin(args, kwargs) as handle:
                 result = await func(*args, **kwargs)
-                finish(handle, result)
+                _note(handle, finish, result)
             return result
 
         return coroutine
 
     @functools.wraps(func)
     def plain(*args: Any, **kwargs: Any) -> Any:
-        handle = start(args, kwargs).__enter__()
+        handle = begin(args, kwargs).__enter__()
         try:
             result = func(*args, **kwargs)
         except BaseException as exc:
@@ -359,20 +371,33 @@ def _traced(
     return plain
 
 
+def _note(handle: _Handle, record: Callable[..., object], *said: Any) -> None:
+    """Record what a call is given or gives; whatever these values do when they are looked at, its caller sees nothing.
+
+    What a value is, its type tells: proxies answer `__class__`, and any other name, with code of their own.
+    """
+    if _keeps_content(handle):
+        try:
+            record(handle, *said)
+        except Exception as exc:
+            handle._drop("what a decorated function is given or gives", exc)
+
+
 def _settled(handle: _Handle, result: Any, finish: Callable[[_Handle, Any], object]) -> Any:
     """What a plain function returned; where that is work that is still to be done, the span ends with the work."""
-    if inspect.iscoroutine(result):
+    kind = type(result)
+    if kind is CoroutineType:
         return _awaited(handle, result, finish)
-    if inspect.isasyncgen(result):
+    if kind is AsyncGeneratorType:
         return _stepwise(cast("AsyncGenerator[Any, Any]", _Watched(result, lambda: handle, finish)), _Ambience())
     # A task or future, which its caller may cancel and look at, stays what it is.
-    on_done = getattr(cast(object, result), "add_done_callback", None)
+    on_done = getattr(kind, "add_done_callback", None)
     if callable(on_done):
         with suppress(Exception):
-            on_done(functools.partial(_end_with, handle, finish))
+            on_done(result, functools.partial(_end_with, handle, finish))
             return result
-    elif not inspect.isawaitable(result):
-        finish(handle, result)
+    elif not issubclass(kind, Awaitable):
+        _note(handle, finish, result)
     handle.end()
     return result
 
@@ -380,50 +405,57 @@ def _settled(handle: _Handle, result: Any, finish: Callable[[_Handle, Any], obje
 async def _awaited(handle: _Handle, work: Coroutine[Any, Any, Any], finish: Callable[[_Handle, Any], object]) -> Any:
     async with handle:
         result = await work
-        finish(handle, result)
+        _note(handle, finish, result)
     return result
 
 
 def _end_with(handle: _Handle, finish: Callable[[_Handle, Any], object], future: Any) -> None:
+    # Whoever asks asyncio's futures for their exception has seen it: the report of one that nobody saw would be lost.
+    error = getattr(future, "_exception", None)
+    if isinstance(error, BaseException):
+        handle.end(error=error)
+        return
     try:
         result = future.result()
     except BaseException as exc:  # the future's, and its caller's to handle: here it is only looked at
         handle.end(error=exc)
     else:
-        finish(handle, result)
+        _note(handle, finish, result)
         handle.end()
+
+
+def _record_arguments(said: _Arguments, handle: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    handle.record(arguments=said.by_name(args, kwargs))
 
 
 def _record_result(handle: Tool, result: Any) -> None:
     handle.result = result
 
 
-def _record_question(handle: _Agent, said: _Arguments, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Agent:
-    if _keeps_content(handle):
-        question = said.question(args, kwargs)
-        if question is not None:
-            handle.record(input_messages=_messages(handle, question, "user"))
-    return handle
+def _record_question(said: _Arguments, handle: _Agent, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    question = said.question(args, kwargs)
+    if question is not None:
+        handle.record(input_messages=_messages(handle, question, "user"))
 
 
 def _record_answer(handle: SubAgent | Turn, answer: Any) -> None:
-    if answer is not None and _keeps_content(handle):
+    if answer is not None:
         handle.record(output_messages=_messages(handle, answer, "assistant"))
 
 
 def _messages(handle: SpanHandle, value: Any, role: str) -> Any:
     """Messages as they are, anything else as the text of one."""
-    items = cast("list[Any]", value) if isinstance(value, list) else []
-    if items and all(map(_is_message, items)):
-        return items
+    if issubclass(type(value), list) and value and all(map(_is_message, value)):
+        return value
     if _is_message(value):
         return [value]
-    text = value if isinstance(value, str) else _gate_of(handle).json(cast(object, value), is_message=False)
+    is_text = issubclass(type(value), str)
+    text = value if is_text else _gate_of(handle).json(cast(object, value), is_message=False)
     return [Message(role, (TextPart(text or ""),))]
 
 
 def _is_message(value: Any) -> bool:
-    return isinstance(value, Message) or (isinstance(value, dict) and "role" in value)
+    return issubclass(type(value), Message) or (issubclass(type(value), dict) and "role" in value)
 
 
 def _keeps_content(handle: SpanHandle) -> bool:
@@ -435,9 +467,17 @@ def _gate_of(handle: SpanHandle) -> Gate:
 
 
 def _name_of(func: Callable[..., Any]) -> str:
+    func = _within(func)
     return cast(str, getattr(func, "__name__", None) or type(func).__name__)
 
 
+def _within(func: Callable[..., Any]) -> Callable[..., Any]:
+    """The function in a `functools.partial`, which has no name and a docstring about partials."""
+    while isinstance(func, functools.partial):
+        func = cast("functools.partial[Any]", func).func
+    return func
+
+
 def _summary_of(func: Callable[..., Any]) -> str | None:
-    text = inspect.getdoc(func)
+    text = inspect.getdoc(_within(func))
     return text.partition("\n")[0].strip() or None if text else None

@@ -8,7 +8,7 @@ from opentelemetry.trace import Span
 from .._loop import whoever_runs
 from ._outcome import ABANDONED
 from ._runtime import current_runtime
-from ._scope import Scope, context_with, current_context, hold, leave, release, span_of
+from ._scope import NOWHERE, Scope, context_with, current_context, hold, leave, release, scope_of, span_of
 from ._session import Session
 from ._spans import Turn
 
@@ -20,8 +20,9 @@ class Exchange:
 
     A server's messages are sent and received in tasks of the framework's choice, and what one task makes current is
     not seen by its siblings. So they all share one scope, made before the application runs, and it is the scope that
-    says which turn is going on. When the turn has ended, what still runs is linked to it: a background task belongs to
-    the conversation, but no longer to the turn.
+    says which turn is going on. The task that a turn begins in, and those it starts, have a scope of the turn's own:
+    what they do stays with it when the next one has begun. When a turn has ended, what still runs is linked to it: a
+    background task belongs to the conversation, but no longer to the turn.
     """
 
     __slots__ = ("_held", "_scope", "_span", "latest", "session", "turn")
@@ -60,7 +61,7 @@ class Exchange:
         self.session._note_host(None)
 
     def begin_turn(self, *, owns_tasks: bool) -> Turn:
-        """Start a turn and make it current: fully in the running task, for our own spans in all the others, too.
+        """Start a turn and make it current: in the running task, and for our own spans in those that are in no turn.
 
         Args:
             owns_tasks: Whether `Turn.start_soon` may be used: `join` waits for such tasks.
@@ -70,7 +71,7 @@ class Exchange:
             turn._note_host(None)
         self._scope.handle = turn
         self._scope.link = None
-        attach(context_with(get_current(), self._scope, turn.span))
+        attach(context_with(get_current(), Scope(self.session, turn, NOWHERE), turn.span))
         return turn
 
     @property
@@ -88,7 +89,7 @@ class Exchange:
         """Whether other spans than the turn's are open in the session."""
         return any(handle is not self.turn for handle in self.session.open_spans.copy())
 
-    def end_turn(self, error: BaseException | str | None = None, end_ns: int | None = None) -> None:
+    def end_turn(self, error: BaseException | str | None = None) -> None:
         """End the turn that is going on, if there is one."""
         turn, self.turn = self.turn, None
         if turn is None:
@@ -100,7 +101,7 @@ class Exchange:
         if span_of(here) is turn.span:
             # Only in the running task; elsewhere other people's spans go on under a turn that has ended.
             attach(context_with(here, self._scope, self._span))
-        turn.end(error=error, end_time=end_ns)
+        turn.end(error=error)
 
     async def join(self, error: BaseException | None) -> None:
         """Wait for the tasks of the turn and of the session.
@@ -118,6 +119,10 @@ class Exchange:
         """Restore what was current before, and end what nobody else will end."""
         release(self._scope, self._held)
         leave(self._scope)
+        standing = scope_of(get_current())
+        if standing is not None and standing.session is self.session and not standing.is_open:
+            # The scope of a turn that was ended by another task: nothing leads from there to what was before.
+            attach(self._scope.outer)
         self.session._host = None
         # What stands in somebody's `with` block, in a task that outlives the request, is ended by that block.
         for handle in reversed(self.session.open_spans.copy()):
