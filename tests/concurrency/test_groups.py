@@ -131,6 +131,38 @@ async def test_an_exit_stack_in_a_generator() -> None:
         await stream.aclose()
 
 
+async def test_a_session_that_is_entered_twice() -> None:
+    """Where two requests enter one kept session, each waits for its own tasks and gets their errors."""
+    session, entered = ga.Session(), anyio.Event()
+    got: dict[str, Any] = {}
+
+    async def one() -> None:
+        try:
+            async with session:
+                await entered.wait()
+                session.start_soon(_fails, ValueError("one's"))
+                await anyio.sleep_forever()
+        except* ValueError as group:
+            got["one"] = _shape(group)
+
+    async def other() -> None:
+        async with session:
+            entered.set()
+            await anyio.sleep(0.05)
+        got["other"] = "fine"
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            group.start_soon(one)
+            await anyio.wait_all_tasks_blocked()
+            group.start_soon(other)
+        assert got == {"one": ["ValueError(\"one's\")"], "other": "fine"}
+        async with session:
+            async with session:
+                session.start_soon(anyio.lowlevel.checkpoint)
+            await session.start_soon(anyio.lowlevel.checkpoint)
+
+
 async def test_tasks_that_never_begin(anyio_backend_name: str) -> None:
     """Whoever awaits a task that was cancelled before its first step is told, and what has ended takes no more."""
     if anyio_backend_name == "trio":
@@ -146,7 +178,7 @@ async def test_tasks_that_never_begin(anyio_backend_name: str) -> None:
                 task.cancel()
         with pytest.raises(RuntimeError, match="cancelled"):
             await child
-    with pytest.raises(RuntimeError, match="it has ended"):
+    with pytest.raises(RuntimeError, match="before it has ended"):
         await turn.task_group.start(work)
 
 

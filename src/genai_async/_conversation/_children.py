@@ -20,7 +20,7 @@ from opentelemetry.context import Context, attach, get_current
 from opentelemetry.trace import INVALID_SPAN, Span
 
 from .._loop import Host, Loop, block_of, is_cancellation, spawn
-from ._scope import NOWHERE, Scope, bare, context_with, current_context
+from ._scope import NOWHERE, Scope, bare, context_with, current_context, own_of
 
 Propagation: TypeAlias = Literal["inherit", "link", "detach"]
 
@@ -265,8 +265,7 @@ class TaskOwner:
     __slots__ = ()
 
     if TYPE_CHECKING:
-        _children: Children | None
-        _host: Any
+        _scopes: list[Scope] | None
 
     @property
     def task_group(self) -> TaskGroupView:
@@ -312,35 +311,42 @@ class TaskOwner:
 
     def opened_children(self) -> Children:
         """The group of tasks, made when the first of them is started."""
-        if self._children is None:
-            if self._host is None:
-                raise RuntimeError("tasks can only be started inside its `async with` block")
+        block = self._block()
+        if block is None or (block.children is None and block.host is None):
+            raise RuntimeError("tasks can only be started inside its `async with` block, before it has ended")
+        if block.children is None:
             try:
-                self._open_children()
+                self._open_children(block)
             except anyio.NoEventLoopError:
-                anyio.from_thread.run_sync(self._open_children)
-        return cast(Children, self._children)
+                anyio.from_thread.run_sync(self._open_children, block)
+        return cast(Children, block.children)
 
     def context_for_task(self, propagate: Propagation) -> Context:
         """The OTel Context that a task starts with."""
         session, handle, span = self._ambient_parts()
         return propagated(current_context(), session, handle, span, propagate)
 
-    def _open_children(self) -> None:
-        if self._children is None:
-            self._children = Children(self._host or None, repr(self))  # type: ignore[misc] # slots of the subclasses
+    def _block(self) -> Scope | None:
+        return own_of(self._scopes) if self._scopes else None
+
+    def _open_children(self, block: Scope) -> None:
+        if block.children is None:
+            block.children = Children(block.host or None, repr(self))
 
     def _note_host(self, caller: FrameType | None) -> None:
         # What a generator suspended over a `yield` would have interrupted is its consumer, who is not in the block.
         while caller is not None and caller.f_globals.get("__name__") == "contextlib":
             caller = caller.f_back  # an exit stack enters for whoever uses it
         in_generator = caller is not None and caller.f_code.co_flags & CO_ASYNC_GENERATOR
-        self._host = False if in_generator else block_of()
+        if self._scopes:
+            self._scopes[-1].host = False if in_generator else block_of()
 
     async def _join(self, error: BaseException | None) -> None:
-        self._host = None
-        if self._children is not None:
-            await self._children.join(error)
+        block = self._block()
+        if block is not None:
+            block.host = None
+            if block.children is not None:
+                await block.children.join(error)
 
     def _ambient_parts(self) -> tuple[Any, Any, Span | None]:
         raise AssertionError("sessions and agents say what is current in their tasks")

@@ -76,7 +76,7 @@ def isolated(func: Callable[..., Any]) -> Callable[..., Any]:
 async def _stepwise(body: AsyncGenerator[Any, Any], ambience: _Ambience) -> AsyncGenerator[Any, Any]:
     # A native generator, so that the event loop finalizes it when it is dropped: it comes before the body then, which
     # it holds, and closes it in its own ambience.
-    resume: Callable[[], Awaitable[Any]] | None = functools.partial(_first, body)
+    resume: Callable[[], Awaitable[Any]] | None = functools.partial(first_step, body)
     while True:
         try:
             with ambience:
@@ -97,7 +97,7 @@ async def _stepwise(body: AsyncGenerator[Any, Any], ambience: _Ambience) -> Asyn
             resume = functools.partial(body.athrow, exc)
 
 
-def _first(body: AsyncGenerator[Any, Any]) -> Awaitable[Any]:
+def first_step(body: AsyncGenerator[Any, Any]) -> Awaitable[Any]:
     """Begin with a body that the event loop does not get to know.
 
     It would close at its end all the generators that it knows at once, this one and the one which closes it.

@@ -49,7 +49,7 @@ class Owner(Protocol):
 class Scope:
     """One entry into a session, a span, or a part of a program that is linked to or detached from them."""
 
-    __slots__ = ("entered_by", "handle", "left", "link", "outer", "owner", "session")
+    __slots__ = ("children", "entered_by", "handle", "host", "left", "link", "outer", "owner", "session")
 
     def __init__(self, session: Any, handle: Any, outer: Context, link: Span | None = None) -> None:
         self.session = session
@@ -60,6 +60,9 @@ class Scope:
         self.owner: Owner | None = handle if handle is not None else session if link is None else None
         self.entered_by: object = None
         self.left = False
+        # An `async with` block may have tasks: who runs it, and those that were started in it.
+        self.host: Any = None
+        self.children: Any = None
 
     def enter(self) -> None:
         """Note who enters: whoever finds the scope in its context later can tell whether it leaked or was inherited."""
@@ -248,12 +251,17 @@ def leave(scope: Scope) -> bool:
     return True
 
 
-def leave_one(scopes: list[Scope]) -> None:
-    """Leave one of the entries into the same session or span: the running task's own, where it has one."""
+def own_of(scopes: list[Scope]) -> Scope:
+    """Of the entries into one session or span the one that the running task is in; the newest, if it is in none."""
     standing = scope_of(get_current()) if len(scopes) > 1 else scopes[0]
     while standing is not None and standing not in scopes:
         standing = scope_of(standing.outer)
-    scope = scopes[-1] if standing is None else standing
+    return scopes[-1] if standing is None else standing
+
+
+def leave_one(scopes: list[Scope]) -> None:
+    """Leave the running task's own entry into a session or span."""
+    scope = own_of(scopes)
     scopes.remove(scope)
     leave(scope)
 

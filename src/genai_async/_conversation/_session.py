@@ -12,7 +12,7 @@ from opentelemetry.trace import Span
 
 from ._carrier import Origin, read_carrier, write_carrier
 from ._chat import InstructionsLike, MessagesLike
-from ._children import Children, TaskOwner
+from ._children import TaskOwner
 from ._clock import Time
 from ._content import CLOSED, Gate
 from ._faults import FieldError
@@ -63,10 +63,8 @@ class Session(TaskOwner):
     __slots__ = (
         "__weakref__",
         "_agent_name",
-        "_children",
         "_gate",
         "_gate_runtime",
-        "_host",
         "_model",
         "_origin",
         "_scopes",
@@ -111,8 +109,6 @@ class Session(TaskOwner):
         self._origin: Span | None = None
         self.is_ended: bool = False
         """Whether the session was left or `end` was called."""
-        self._children: Children | None = None
-        self._host: Any = None
 
     @classmethod
     def create(cls, **options: Any) -> Self:
@@ -232,7 +228,7 @@ class Session(TaskOwner):
     def __enter__(self) -> Self:
         if self.is_ended:
             # One that is kept between requests is entered for each of them.
-            self.is_ended, self._children = False, None
+            self.is_ended = False
         self._scopes.append(enter(self, None, span_of(current_context()))[0])
         return self
 
@@ -246,8 +242,9 @@ class Session(TaskOwner):
             self._end_open(spare_held=True)
 
     async def __aenter__(self) -> Self:
+        self.__enter__()
         self._note_host(sys._getframe(1))
-        return self.__enter__()
+        return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
