@@ -26,7 +26,7 @@ _ROOMS = {
     "export": set[str](),
     "_testing": {"_conversation", "_setup", "_tracer", "export"},
 }
-_ANYBODYS = {"_env", "_errors", "_loop", "_version"}
+_ANYBODYS = {"_env", "_errors", "_log", "_loop", "_version"}
 _FOREIGN_LOOPS = {"asyncio", "trio", "sniffio", "uvloop"}
 
 

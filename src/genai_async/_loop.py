@@ -73,6 +73,11 @@ def still_runs(who: object) -> bool:
     return False
 
 
+def is_in_loop() -> bool:
+    """Whether the calling thread runs an event loop, in a task or in a callback."""
+    return _is_in_asyncio() or _trio_task() is not None
+
+
 def _is_in_asyncio() -> bool:
     running = _known("asyncio", "_get_running_loop")
     return running is not None and running() is not None
@@ -121,8 +126,13 @@ class Loop:
 
     @property
     def is_here(self) -> bool:
-        """Whether the calling thread is the one that runs this loop."""
-        return threading.get_ident() == self._thread
+        """Whether the calling thread runs this loop just now."""
+        return threading.get_ident() == self._thread and self.is_running()
+
+    def is_running(self) -> bool:
+        """Whether somebody runs this loop: one of asyncio may be stopped and go on later."""
+        is_running = getattr(self._native, "is_running", None)
+        return self.is_alive() if is_running is None else bool(is_running())
 
     def is_alive(self) -> bool:
         """Whether this loop has not been closed."""
@@ -169,12 +179,14 @@ class Signal:
         self._is_set = False
 
     async def wait(self) -> None:
-        """Wait until the signal is set, in any anyio task."""
+        """Wait until the signal is set, in any anyio task; always lets others run."""
         event = anyio.Event()
         loop = Loop()
         self._waiters.append(wake := lambda: loop.call_soon(event.set))
         try:
-            if not self._is_set:
+            if self._is_set:
+                await anyio.lowlevel.checkpoint()
+            else:
                 await event.wait()
         finally:
             self._forget(wake)

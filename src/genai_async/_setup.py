@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 import threading
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypedDict, cast
 from weakref import WeakKeyDictionary
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 from anyio.abc import TaskStatus
 from opentelemetry import trace
@@ -34,7 +36,7 @@ from ._conversation._processor import ConversationProcessor
 from ._conversation._runtime import Delivery, Runtime, install, uninstall
 from ._conversation._semconv import SCHEMA_URL
 from ._errors import ClosedError, ConfigurationError
-from ._loop import load_backend
+from ._loop import is_cancellation, load_backend
 from ._tracer import Delegate, Provider
 from ._version import VERSION
 from .export import Drop, ExportConfig, Exporter, ExportProcessor, ExportStats, FlushResult, ThreadHost
@@ -185,7 +187,7 @@ class Tracing:
             # The exporter gives everybody who closes it the same result, also those who come while it is closing.
             result = _NOTHING_TOLD if self._exporter is None else await self._exporter.aclose(timeout)
             if self._owns_provider:
-                await _bounded(self._shutdown_provider, max(deadline - time.monotonic(), 0))
+                await _bounded(self._shutdown_provider, max(deadline - time.monotonic(), _FAREWELL))
             if self._host is not None:
                 left = max(deadline - time.monotonic(), _FAREWELL)
                 await _bounded(partial(self._host.join, left), left)
@@ -233,6 +235,8 @@ class Tracing:
             raise RuntimeError("a Tracing can be entered once")
         await load_backend()
         self._install()
+        # For a block that the interpreter's exit finds open: its loop has stopped, or runs in a daemon thread.
+        atexit.register(self.shutdown)
         self._group = await anyio.create_task_group().__aenter__()
         if self._exporter is not None:
             try:
@@ -246,7 +250,14 @@ class Tracing:
     async def _export(self, *, task_status: TaskStatus[None]) -> None:
         # Nothing comes between the two: once the block begins, the exporter knows which loop it sends from.
         task_status.started()
-        await cast(Exporter, self._exporter).run()
+        try:
+            await cast(Exporter, self._exporter).run()
+        except BaseException as exc:
+            if not is_cancellation(exc):
+                raise
+            # Somebody cancels all the tasks that there are. The block must not be cancelled by that; whoever flushes or
+            # closes next sends what waits.
+            await anyio.lowlevel.checkpoint_if_cancelled()
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -278,6 +289,7 @@ class Tracing:
         if self._runtime is not None:
             uninstall(self._runtime)
             _globals.leave(self)
+            atexit.unregister(self.shutdown)
             if not self._owns_provider:
                 _seat_in(self._provider).remove(self._export_processor)
 

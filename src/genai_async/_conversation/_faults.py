@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Mapping
 
-_logger = logging.getLogger("genai_async")
+from .._log import warn
 
 
 class FieldError(ValueError):
@@ -29,7 +28,7 @@ class Faults:
         """Count what is odd but not lost; the first of its kind is logged."""
         self._counts[kind] += 1
         if self._counts[kind] == 1:
-            _logger.warning("%s (further ones are counted)", text)
+            warn("%s (further ones are counted)", text)
 
     def counts(self) -> Mapping[str, int]:
         """What was dropped so far, by kind."""

@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import Link, NoOpTracer, Span, SpanKind, Tracer, TracerProvider
 from opentelemetry.util.types import Attributes
 
-from ._notice import logger
+from .._log import warn
 
 _NOOP = NoOpTracer()
 
@@ -44,7 +44,7 @@ class Delegate(TracerProvider):
         """Add the processor to the target; logged and ignored when nothing takes it."""
         add = getattr(self.target, "add_span_processor", None)
         if add is None:
-            logger.warning("add_span_processor: nothing is set up, %s is ignored", type(span_processor))
+            warn("add_span_processor: nothing is set up, %s is ignored", type(span_processor))
         else:
             add(span_processor)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-logger = logging.getLogger("genai_async")
+from .._log import logger, warn
 
 _said: set[str] = set()
 
@@ -13,7 +13,7 @@ def once(message: str, *args: object) -> None:
     """Warn the first time this message comes up; with the exception being handled, if there is one, for debugging."""
     if message not in _said:
         _said.add(message)
-        logger.warning(message, *args, exc_info=logger.isEnabledFor(logging.DEBUG))
+        warn(message, *args, exc_info=logger.isEnabledFor(logging.DEBUG))
 
 
 def forget() -> None:

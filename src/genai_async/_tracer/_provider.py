@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 from opentelemetry import trace
 from opentelemetry.sdk import trace as sdk
 from opentelemetry.sdk.resources import Resource
@@ -36,6 +38,9 @@ class Provider(sdk.TracerProvider):
         id_generator: IdGenerator | None = None,
         span_limits: SpanLimits | None = None,
     ) -> None:
+        # The provider's own hook after a fork uses an executor, whose module has such a hook, too: that one must come
+        # first, and comes with the import. Else the child waits for a lock that nobody will ever release.
+        importlib.import_module("concurrent.futures.thread")
         self._processors = Processors()
         self._limits = span_limits or SpanLimits()
         super().__init__(

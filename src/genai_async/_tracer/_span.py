@@ -28,7 +28,8 @@ from opentelemetry.sdk.trace import Event
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.util.types import AnyValue, Attributes
 
-from ._notice import logger, once
+from .._log import warn
+from ._notice import once
 from ._parts import Kept, event_of, link_of, links_of
 from ._record import NO_EVENTS, NO_LINKS, Record
 from ._values import clean_attributes, trim
@@ -96,7 +97,7 @@ class Span(Record, sdk.Span):
     def set_attribute(self, key: str, value: AnyValue) -> None:
         attributes = self._attributes
         if not self._open:
-            logger.warning("Setting attribute on ended span.")
+            warn("Setting attribute on ended span.")
             return
         tracer = self._tracer
         if type(value) not in tracer.plain_types or type(key) is not str or not key:
@@ -111,7 +112,7 @@ class Span(Record, sdk.Span):
     def set_attributes(self, attributes: Mapping[str, AnyValue]) -> None:
         kept = self._attributes
         if not self._open:
-            logger.warning("Setting attribute on ended span.")
+            warn("Setting attribute on ended span.")
             return
         tracer = self._tracer
         cleaned, dropped = clean_attributes(attributes, tracer.max_length)
@@ -167,7 +168,7 @@ class Span(Record, sdk.Span):
             self._change_status(Status(status, description))
         elif isinstance(status, Status):  # pyright: ignore[reportUnnecessaryIsInstance]
             if description is not None:
-                logger.warning("The description %r is ignored: it is part of the Status.", description)
+                warn("The description %r is ignored: it is part of the Status.", description)
             self._change_status(status)
 
     def record_exception(
@@ -186,13 +187,13 @@ class Span(Record, sdk.Span):
             once("an exception that cannot be turned into text is not recorded")
 
     def start(self, start_time: int | None = None, parent_context: Context | None = None) -> None:
-        logger.warning("Calling start() on a started span.")
+        warn("Calling start() on a started span.")
 
     def end(self, end_time: int | None = None) -> None:
         try:
             del self._open
         except AttributeError:
-            logger.warning("Calling end() on an ended span.")
+            warn("Calling end() on an ended span.")
             return
         self._end_time = time_ns() if end_time is None else end_time
         self._attributes = self._attributes.copy()
@@ -262,7 +263,7 @@ class Span(Record, sdk.Span):
 
 
 def _warn_ended(method: str) -> None:
-    logger.warning("Tried calling %s on an ended span.", method)
+    warn("Tried calling %s on an ended span.", method)
 
 
 def _described(exception: BaseException) -> str:

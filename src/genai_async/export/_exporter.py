@@ -16,7 +16,7 @@ import anyio.lowlevel
 from opentelemetry.sdk.trace import ReadableSpan
 
 from .._errors import ClosedError
-from .._loop import Loop, Signal, current_task, run_inline
+from .._loop import Loop, Signal, is_in_loop, run_inline
 from ._buffer import Buffer
 from ._config import ExportConfig
 from ._encode import Encoder
@@ -113,8 +113,8 @@ class Exporter:
             if self._result is not None and self._buffer.drop_all("closed"):  # closed by another thread just now
                 self._worker.tell_drops()
         except Exception as exc:
-            self._troubles.report("encoding", f"a span cannot be encoded: {type(exc).__name__}")
             self._drop("encoding")
+            self._troubles.report("encoding", f"a span cannot be encoded: {type(exc).__name__}")
 
     def accept_line(self, line: bytes) -> int:
         """Take the spans of one line of OpenTelemetry's file format, for example of a spool, and say how many they are.
@@ -148,7 +148,8 @@ class Exporter:
             revive, self._revive = self._revive, None
             with suppress(RuntimeError):  # no thread can be had: whoever waits for the spans sends them
                 revive()
-        self._worker.signal.set()
+        if not self._worker.is_telling:
+            self._worker.signal.set()
 
     async def run(self) -> None:
         """Send what `accept` takes until the exporter is closed; start this in a task of its own.
@@ -188,12 +189,13 @@ class Exporter:
     def _is_hosted(self) -> bool:
         """Whether some loop sends, or a thread is about to have one."""
         host, keeper = self._host, self._keeper
-        return (host is not None and host.is_alive()) or (keeper is not None and keeper.is_alive())
+        is_paused = isinstance(host, Loop) and not host.is_running()
+        return (host is not None and host.is_alive() and not is_paused) or (keeper is not None and keeper.is_alive())
 
     async def _work(self, host: Loop, *, is_alone: bool) -> None:
         try:
             await self._worker.run(is_alone=is_alone)
-            if self._host is host:
+            if self._host is host and self._worker.is_closing:
                 self._finish()
         except Exception as exc:  # a fault of ours must not bring down the program's task group
             self._troubles.report("internal", f"the exporter stumbled: {type(exc).__name__}: {exc}")
@@ -265,7 +267,7 @@ class Exporter:
         else:
             self._worker.want(last)
             with self._watches.settled(0, last) as signal:
-                if not self._is_here():
+                if not is_in_loop():
                     signal.wait_blocking(timeout)
         return self._told(last)
 
@@ -310,8 +312,10 @@ class Exporter:
 
     def _send_here(self, func: Callable[[], Awaitable[object]]) -> None:
         """Run `func` in a loop of its own, unless one runs in this thread, which must not be held up."""
-        if current_task() is None:
-            with suppress(RuntimeError):  # a loop runs here after all, and this is one of its callbacks
+        if not is_in_loop():
+            with self._claims:
+                self._host = None  # gone, or stopped for now: what it had under way is sent again
+            with suppress(RuntimeError):
                 run_inline(func)
 
     def stats(self) -> ExportStats:

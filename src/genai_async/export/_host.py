@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import sys
 import threading
 from contextlib import suppress
 
@@ -14,6 +15,8 @@ from ._exporter import Exporter
 from ._fork import importing
 
 __all__ = ["ThreadHost"]
+
+_AFTER_THE_PROGRAMS = -100
 
 
 class ThreadHost:
@@ -56,6 +59,7 @@ class ThreadHost:
         Raises:
             RuntimeError: No thread can be had.
         """
+        _close_with_worker_process(self._exporter)
         self._thread = threading.Thread(target=self._run, name="genai_async-export", daemon=True)
         try:
             self._thread.start()
@@ -82,3 +86,12 @@ class ThreadHost:
         with suppress(RuntimeError):  # the loop cannot take itself down in order while the interpreter exits
             run_inline(exporter.run_alone)
         atexit.unregister(exporter.shutdown)
+
+
+def _close_with_worker_process(exporter: Exporter | None) -> None:
+    """Have a process of `multiprocessing` send what waits when it ends, as it calls no exit handlers of Python."""
+    multiprocessing = sys.modules.get("multiprocessing.process")
+    if exporter is not None and multiprocessing is not None and multiprocessing.parent_process() is not None:
+        from multiprocessing.util import Finalize
+
+        Finalize(None, exporter.shutdown, exitpriority=_AFTER_THE_PROGRAMS)

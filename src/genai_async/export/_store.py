@@ -21,6 +21,8 @@ _T = TypeVar("_T")
 _STOW_DELAY = 0.05
 # A disk that fails is left alone for so long, and spans stay in memory meanwhile.
 _REPAIR_DELAY = 10.0
+# A directory opens in milliseconds; one that does not (a mount that hangs) is not waited for any longer.
+_OPEN_PATIENCE = 1.0
 
 
 class OffLoop(Protocol):
@@ -38,15 +40,23 @@ class Store:
         self._buffer = buffer
         self._troubles = troubles
         self._broken_until = 0.0
+        self._is_opening = True
+        self._open_by = math.inf
         self.is_busy = False
         self.is_hurried = False
 
+    def expect(self, now: float) -> None:
+        """The directory is about to be opened: keep spans for it a little while."""
+        self._open_by = min(self._open_by, now + _OPEN_PATIENCE)
+
     def is_usable(self, now: float) -> bool:
-        """Whether spans go to disk now; while the disk fails they are sent from memory."""
-        return now >= self._broken_until
+        """Whether spans go to disk now; while the disk fails, or does not answer, they are sent from memory."""
+        return now >= self._broken_until and (not self._is_opening or now < self._open_by)
 
     def stow_due(self, now: float) -> float:
         """When the spans in the queue are to be written; infinity without any, or while some are being written."""
+        if self._is_opening:
+            return self._open_by if now < self._open_by else math.inf
         oldest = self._buffer.oldest()
         if oldest is None or self.is_busy or not self.is_usable(now):
             return math.inf
@@ -67,8 +77,8 @@ class Store:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing waits on disk and nothing is being written."""
-        return self._spool.oldest is None and not self.is_busy
+        """Whether nothing waits on disk, nothing is being written and it is known what others left there."""
+        return self._spool.oldest is None and not self.is_busy and not self._is_opening
 
     async def open(self, off_loop: OffLoop) -> None:
         """Take our place in the directory, with what dead processes left there."""
@@ -79,6 +89,8 @@ class Store:
         except OSError as exc:
             self._break(exc)
             return
+        finally:
+            self._is_opening = False
         for segment in found:
             self._spool.add(segment)
             self._buffer.adopt(segment.count)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
+
+from .._log import warn
 
 __all__ = ["Troubles", "printable"]
 
-_logger = logging.getLogger("genai_async")
 _INTERVAL = 60.0
 _MAX_DETAIL = 200
 
@@ -49,4 +49,4 @@ class Troubles:
             return
         self._said[kind] = now
         self._unsaid[kind] = 0
-        _logger.warning("%s (%d spans; said at most once a minute)", text, total)
+        warn("%s (%d spans; said at most once a minute)", text, total)

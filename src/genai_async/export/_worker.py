@@ -15,10 +15,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
-from .._loop import Signal
+from .._loop import Signal, is_cancellation
 from ._body import body, gzipped
 from ._buffer import Batch, Buffer
 from ._config import ExportConfig
@@ -62,6 +63,8 @@ class Worker:
         self.signal = Signal()
         self.close_at = math.inf
         self.is_closing = False
+        self.is_telling = False
+        """Whether drops are being reported; what ends meanwhile is looked at afterwards."""
         self.requests = 0
         self.retried = 0
         self.rejected = 0
@@ -109,7 +112,9 @@ class Worker:
 
     async def _serve(self, group: TaskGroup, session: _Session) -> None:
         if self._store is not None:
-            await self._store.open(session.off_loop)
+            # Beside the sending: a disk that hangs must not hold it up.
+            self._store.expect(self._clock())
+            group.start_soon(self._open_store, self._store, session)
         while not self._is_done():
             self.signal.clear()
             self.tell_drops()
@@ -123,6 +128,10 @@ class Worker:
                 continue
             with anyio.move_on_after(max(min(due, stow_due, self.close_at) - now, 0)):
                 await self.signal.wait()
+
+    async def _open_store(self, store: Store, session: _Session) -> None:
+        await store.open(session.off_loop)
+        self.signal.set()
 
     def _begin(self, group: TaskGroup, session: _Session, now: float) -> bool:
         """Start a request, if there is something to send."""
@@ -143,7 +152,11 @@ class Worker:
         store.is_busy = True
 
         async def stow() -> None:
-            await store.stow(batch, session.off_loop)
+            try:
+                await store.stow(batch, session.off_loop)
+            except BaseException as exc:
+                await _pass_own(exc)
+                self._buffer.put_back(batch)
             self._watches.tell()
             self.signal.set()
 
@@ -199,6 +212,9 @@ class Worker:
                 parts = await session.off_loop(smaller, batch) if decided.action is Action.SPLIT else []
         except Exception as exc:  # ours or a transport's: such a batch would fail again and again
             decided, parts = Verdict(Action.DROP, "unsendable", detail=type(exc).__name__), []
+        except BaseException as exc:
+            await _pass_own(exc)
+            decided, parts = Verdict(Action.RETRY, detail="the request was cancelled"), []
         self._apply(batch, decided, parts)
         if self._store is not None and batch.load is not None:
             if decided.action is Action.RETRY:
@@ -277,6 +293,15 @@ class Worker:
 
     def tell_drops(self) -> None:
         """Report the drops since the last time to `on_drop`."""
+        if self.is_telling:
+            return  # what it is told of ended spans that were dropped, too: they are for the next time
+        self.is_telling = True
+        try:
+            self._tell_drops()
+        finally:
+            self.is_telling = False
+
+    def _tell_drops(self) -> None:
         for reason, count in self._buffer.untold().items():
             if reason in {"queue_full", "shutdown"}:
                 self._troubles.report(reason, f"spans dropped: {reason}", count, is_cause=False)
@@ -339,6 +364,17 @@ class _Session:
         if self._transport is not None:
             with anyio.move_on_after(_CLOSE_TIMEOUT):
                 await self._transport.aclose()
+
+
+async def _pass_own(exc: BaseException) -> None:
+    """Let a cancellation of the worker go on; one of this task or request alone was somebody's who cancels all tasks.
+
+    Raises:
+        BaseException: It is no cancellation, or the worker's.
+    """
+    if not is_cancellation(exc):
+        raise exc
+    await anyio.lowlevel.checkpoint_if_cancelled()
 
 
 def _connect(config: ExportConfig) -> Transport:
