@@ -8,9 +8,9 @@ Needs `SessionMiddleware` in the application.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, TypeAlias
 
-from ._asgi._connection import STATE_KEY
+from ._asgi._connection import exchange_of
 from ._conversation._exchange import Exchange
 from ._conversation._session import Session
 from ._conversation._spans import Turn
@@ -47,9 +47,8 @@ def turn_of(connection: HTTPConnection) -> Turn:
 
 
 def _exchange(connection: HTTPConnection) -> Exchange:
-    state: dict[str, Any] = connection.scope.get("state") or {}
-    found = state.get(STATE_KEY)
-    if not isinstance(found, Exchange):
+    found = exchange_of(connection.scope)
+    if found is None:
         raise ConfigurationError(f"no SessionMiddleware covers {connection.scope['path']}")
     return found
 

@@ -131,6 +131,12 @@ class Connection:
             self._state[name] = value
 
 
+def exchange_of(scope: Scope) -> Exchange | None:
+    """What the middleware around this has put into the scope, if there is one."""
+    found = _state_of(scope).get(STATE_KEY)
+    return found if isinstance(found, Exchange) else None
+
+
 def _state_of(scope: Scope) -> MutableMapping[str, Any]:
     # In place: outer middleware may hold the same dict and expect to find there what the application puts in.
     state: Any = scope.get("state")
