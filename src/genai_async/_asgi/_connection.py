@@ -27,8 +27,9 @@ class Connection:
         self.exchange = Exchange(session)
         # Where an outer instrumentation has a span, its own messages must stay under that.
         self._outer: Context | None = self.exchange.outer if self.exchange.is_traced else None
-        if self._outer is None:
-            self.exchange.come_from(remote_span(scope["headers"]))
+        remote = remote_span(scope["headers"])
+        if remote is not None and exchange_of(scope) is None:
+            self.exchange.come_from(remote)
         self._receive = receive
         self._send = send
         self._header = header
