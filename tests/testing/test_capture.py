@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import AsyncIterator
 
 import anyio
 import pytest
@@ -54,6 +55,28 @@ async def test_is_the_same_in_every_run() -> None:
         (s.trace_id, s.span_id, s.start_ns, s.end_ns) for s in second.spans
     ]
     assert first.spans[0].span_id == f"{1:016x}"
+
+
+async def test_a_snapshot_has_no_measured_times_and_no_addresses() -> None:
+    """What a stream's first chunk took, and where an object stood in memory, is no part of a snapshot."""
+    found = []
+    for _ in range(2):
+        thing, error = object(), KeyError(object())
+        with capture() as captured, ga.Session() as session, session.start_turn("?") as turn:
+            async with turn.start_llm("m", provider_name="p") as llm:
+                assert [chunk async for chunk in llm.stream(_chunks())] == ["a"]
+            with pytest.raises(KeyError), turn.start_tool("t", arguments={"thing": thing}) as tool:
+                tool.set_attributes({"things": [str(thing)]})
+                raise error
+        assert "gen_ai.response.time_to_first_chunk" in captured.one("chat m").attributes
+        found.append((captured.snapshot(), thing, error))
+    assert found[0][0] == found[1][0]
+    (tree,) = found[0][0]
+    assert tree["children"][1]["attributes"]["things"] == ["<object object at 0x...>"]
+
+
+async def _chunks() -> AsyncIterator[str]:
+    yield "a"
 
 
 async def test_a_snapshot_is_plain_and_whole() -> None:
