@@ -3,7 +3,7 @@
     @app.post("/chat")
     async def chat(question: str, turn: CurrentTurn): ...
 
-Needs `SessionMiddleware` in the application.
+Needs `SessionMiddleware` in the application. A WebSocket's endpoint takes `CurrentSession` alone: its turns come later.
 """
 
 from __future__ import annotations
@@ -35,15 +35,22 @@ def session_of(connection: HTTPConnection) -> Session:
 
 
 def turn_of(connection: HTTPConnection) -> Turn:
-    """The turn of a request; of a WebSocket, the turn of the message that was received last.
+    """The turn of a request.
+
+    A WebSocket's turns begin with its messages, when its endpoint already runs: there, use `ga.current_turn()`.
 
     Raises:
-        ConfigurationError: No `SessionMiddleware` covers this path, or it opens no turn here.
+        ConfigurationError: No `SessionMiddleware` covers this path, or there is no turn (yet).
     """
     turn = _exchange(connection).latest
-    if turn is None:
-        raise ConfigurationError("there is no turn here: give SessionMiddleware turn='request'")
-    return turn
+    if turn is not None:
+        return turn
+    if connection.scope["type"] == "websocket":
+        raise ConfigurationError(
+            "there is no turn yet: a WebSocket's begin with its messages (given SessionMiddleware turn='message'); "
+            "use genai_async.current_turn() when one has been received, instead of CurrentTurn"
+        )
+    raise ConfigurationError("there is no turn here: give SessionMiddleware turn='request'")
 
 
 def _exchange(connection: HTTPConnection) -> Exchange:
