@@ -25,7 +25,7 @@ def is_usable(session_id: object) -> TypeGuard[str]:
 
     It goes into a response header, into logs and onto pages, and comes from anybody.
     """
-    return issubclass(type(session_id), str) and _ID.fullmatch(session_id) is not None
+    return issubclass(type(session_id), str) and _ID.fullmatch(cast(str, session_id)) is not None
 
 
 def header_values(scope: Scope, name: bytes) -> Iterator[bytes]:
@@ -124,7 +124,8 @@ class Path:
         if self._pattern is not None:
             found = self._pattern.match(local_path(scope))
             return found[1] if found else None
-        known = (scope.get("path_params") or {}).get(self.template)
+        parameters: dict[str, Any] = scope.get("path_params") or {}
+        known = parameters.get(self.template)
         return None if known is None else str(known)
 
     def __repr__(self) -> str:
