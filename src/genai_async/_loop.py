@@ -59,16 +59,18 @@ def whoever_runs() -> object:
         task = _trio_task()
     if task is not None:
         return weakref.ref(task)
-    return object() if _is_in_asyncio() else threading.get_ident()
+    return object() if _is_in_asyncio() else weakref.ref(threading.current_thread())
 
 
 def still_runs(who: object) -> bool:
     """Whether a task or thread that `whoever_runs` named may still come back; a callback does not."""
     if isinstance(who, weakref.ref):
         task = cast("weakref.ref[Any]", who)()
+        if isinstance(task, threading.Thread):
+            return task.is_alive()
         is_done = getattr(task, "done", None)
         return task is not None and not (is_done is not None and is_done())
-    return isinstance(who, int)
+    return False
 
 
 def _is_in_asyncio() -> bool:
@@ -254,33 +256,51 @@ class Host:
         """Cancel what the block is waiting for."""
         if self._scope is not None:
             self._scope.cancel()
-        elif self._depth is None:
-            self._has_interrupted = bool(self._task.cancel())
+        elif self._depth is None and self._task.cancel():
+            self._has_interrupted = True
+            _interrupted[self._task] = _interrupted.get(self._task, 0) + 1
 
-    def settle(self, error: BaseException | None) -> None:
-        """Take the interruption back, at the block's end."""
+    def settle(self, error: BaseException | None) -> BaseException | None:
+        """Take the interruption back, at the block's end, and say what of the block's error was not that."""
         if self._has_interrupted:
-            self._has_interrupted = False
             self._task.uncancel()
+            _interrupted[self._task] -= 1
         if self._scope is None:
-            return
-        if not self._is_at(self._depth):
+            return error
+        if self._is_at(self._depth):
+            error = self._leave(error)
+            late = _late.get(self._task, [])
+            while (host := next((host for host in late if host._is_at(host._depth)), None)) is not None:
+                late.remove(host)
+                host._leave(None)
+        else:
             # A block around another one was left first: its scope waits until it is the innermost.
             _late.setdefault(self._task, []).append(self)
-            return
-        self._leave(error)
-        late = _late.get(self._task, [])
-        while (host := next((host for host in late if host._is_at(host._depth)), None)) is not None:
-            late.remove(host)
-            host._leave(None)
+        return error
 
-    def _leave(self, error: BaseException | None) -> None:
+    def pass_on(self) -> None:
+        """Interrupt the block around this one once more, if it was: this one's error takes the cancellation's place."""
+        if _interrupted.get(self._task):
+            # As `asyncio.TaskGroup` does it since Python 3.13; the number of requests stays the same.
+            self._task.uncancel()
+            self._task.cancel()
+
+    def _leave(self, error: BaseException | None) -> BaseException | None:
         scope, self._scope = cast(anyio.CancelScope, self._scope), None
-        scope.__exit__(None if error is None else type(error), error, None if error is None else error.__traceback__)
+        try:
+            is_all = scope.__exit__(
+                None if error is None else type(error), error, None if error is None else error.__traceback__
+            )
+        except BaseException as rest:  # not swallowed: the caller raises it, in the group of what failed
+            return rest
+        return None if is_all else error
 
     def _is_at(self, depth: object) -> bool:
         return _trio_task() is self._task and _nesting(self._task) is depth
 
+
+# How many blocks of an asyncio task have asked for its cancellation and are not left yet.
+_interrupted: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
 _late: weakref.WeakKeyDictionary[Any, list[Host]] = weakref.WeakKeyDictionary()
 

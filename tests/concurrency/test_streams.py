@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import anyio.lowlevel
@@ -12,6 +13,7 @@ import pytest
 from opentelemetry.context import get_current
 
 import genai_async as ga
+from genai_async.testing import capture
 
 from .rig import Rig, Tree, scenario, settle
 
@@ -433,3 +435,55 @@ async def test_a_contextmanager_that_yields_a_turn(rig: Rig) -> Tree:
         with ga.start_tool("x"):
             await anyio.lowlevel.checkpoint()
     return {"a": ("s", None), "x": ("s", "a")}
+
+
+@pytest.mark.anyio
+async def test_closing_a_stream_closes_all_of_it() -> None:
+    """The response is closed though its iterator's clean-up fails, and what is both is closed once."""
+
+    class Response:
+        closed = 0
+
+        async def __aiter__(self) -> AsyncIterator[int]:
+            try:
+                yield 1
+                yield 2
+            finally:
+                raise OSError("clean-up")
+
+        async def aclose(self) -> None:
+            self.closed += 1
+
+    class Iterator(Response):
+        def __aiter__(self) -> Any:
+            return self
+
+        async def __anext__(self) -> int:
+            return 1
+
+    for response in (Response(), Iterator()):
+        with contextlib.suppress(OSError):
+            async with ga.start_llm("m", provider_name="p").stream(response) as chunks:
+                async for _ in chunks:
+                    break
+        assert response.closed == 1
+
+
+@pytest.mark.anyio
+async def test_what_cannot_be_iterated_fails_its_call() -> None:
+    """An error in making the iterator is the call's error, and the caller sees it."""
+    with capture() as captured:
+        with pytest.raises(TypeError):
+            async for _ in ga.start_llm("m", provider_name="p").stream(cast(Any, 5)):
+                pass
+    assert captured.one("chat m").attributes["error.type"] == "TypeError"
+
+
+def test_a_thread_that_is_gone_holds_nothing() -> None:
+    """What was entered in a thread that has died is ended with its session."""
+    held: list[ga.Turn] = []
+    with capture(), ga.Session() as session:
+        thread = threading.Thread(target=lambda: held.append(session.start_turn().__enter__()))
+        thread.start()
+        thread.join()
+    assert held[0].is_ended

@@ -75,8 +75,7 @@ async def test_a_turn_without_tasks_costs_no_group(rig: Rig) -> Tree:
     """Nothing is spawned before the first task is."""
     async with ga.Session(session_id="s") as session, session.start_turn(agent_name="a") as turn:
         await tool("x")
-        assert turn._children is None
-        assert session._children is None
+        assert [scope.children for scope in (*(turn._scopes or ()), *session._scopes)] == [None, None]
     return {"a": ("s", None), "x": ("s", "a")}
 
 

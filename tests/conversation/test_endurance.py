@@ -162,8 +162,8 @@ async def test_ending_by_hand_lets_the_tasks_run_out(spans: Traced) -> None:
     turn.start_soon(work)
     turn.end()
     await done.wait()
-    assert turn._children is not None
-    await turn._children._done.wait()
+    assert turn._scopes
+    await turn._scopes[0].children._done.wait()
     assert turn.is_ended
     turn._leave()
 

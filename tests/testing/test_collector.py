@@ -170,7 +170,7 @@ async def test_is_slow_in_each_part() -> None:
 @pytest.mark.parametrize("fault", [Slow(accept=60), Slow(headers=60), Slow(body=60)])
 async def test_slowness_runs_into_the_clients_timeout(fault: Slow) -> None:
     """Each kind of slowness outlasts a client's read timeout, and ends with the collector."""
-    async with Collector([fault]) as collector, client(collector, timeout=0.1) as http:
+    async with Collector([fault]) as collector, client(collector, timeout=httpx.Timeout(10, read=0.1)) as http:
         with pytest.raises(httpx.ReadTimeout):
             await http.send(1)
 
@@ -216,7 +216,7 @@ async def test_refuses_for_a_while() -> None:
 
 async def test_stalls_before_accepting() -> None:
     """A stalled collector's connections open and say nothing, and are served once it goes on."""
-    async with Collector() as collector, client(collector, timeout=0.1) as http:
+    async with Collector() as collector, client(collector, timeout=httpx.Timeout(10, read=0.1)) as http:
         async with collector.stalled():
             with pytest.raises(httpx.ReadTimeout):
                 await http.send(1)

@@ -9,6 +9,7 @@ from typing import Any, Unpack, cast
 from opentelemetry.context import attach
 from opentelemetry.trace import Span
 
+from .._loop import whoever_runs
 from . import _semconv as sc
 from ._chat import InstructionsLike, MessagesLike, ToolsLike
 from ._children import Propagation, propagated
@@ -18,7 +19,7 @@ from ._fields import RequestOptions
 from ._handle import SpanHandle
 from ._runtime import current_runtime
 from ._scope import NOWHERE, Ambient, Scope, ambient, context_with, has_ended, leave, linked_from, scope_of, span_of
-from ._session import Session
+from ._session import Session, origin_of
 from ._spans import LLM, Place, SubAgent, Tool, Turn, nearest
 
 
@@ -83,7 +84,8 @@ def start_turn(
     turn = Turn(runtime, None, None, base, runtime.gate)
     given = {"input_messages": input_messages, "system_instructions": system_instructions}
     agent = (agent_name, model, agent_description)
-    turn._begin_turn(agent, user_message, given, attributes, start_time, linked_from(around.context))
+    link = (None if parent is None else origin_of(parent).span) or linked_from(around.context)
+    turn._begin_turn(agent, user_message, given, attributes, start_time, link)
     return turn
 
 
@@ -195,10 +197,11 @@ def propagate(propagation: Propagation) -> Generator[None]:
     try:
         yield
     finally:
-        # Only this block goes back; tasks started in it hold the scope, and not what is around it.
+        # Only this block goes back; tasks started in it hold the scope, and not what is around it. Unless it was left
+        # out of order or elsewhere: then whoever finds the scope later goes back by it.
         scope.outer = outer
-        leave(scope)
-        scope.outer = NOWHERE
+        if leave(scope) and scope.entered_by == whoever_runs():
+            scope.outer = NOWHERE
 
 
 def _place(*, beside_llm: bool = False) -> Any:

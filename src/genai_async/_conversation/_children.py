@@ -20,7 +20,7 @@ from opentelemetry.context import Context, attach, get_current
 from opentelemetry.trace import INVALID_SPAN, Span
 
 from .._loop import Host, Loop, block_of, is_cancellation, spawn
-from ._scope import NOWHERE, Scope, bare, context_with, current_context
+from ._scope import NOWHERE, Scope, bare, context_with, current_context, own_of
 
 Propagation: TypeAlias = Literal["inherit", "link", "detach"]
 
@@ -31,11 +31,14 @@ _Args = TypeVarTuple("_Args")
 class ChildTask(Generic[_T]):
     """A started task; awaiting it waits for its end and gives what it returned or raises what it raised."""
 
-    __slots__ = ("_args", "_ended", "_exception", "_func", "_value")
+    __slots__ = ("_args", "_ended", "_exception", "_func", "_siblings", "_value")
 
-    def __init__(self, func: Callable[..., Awaitable[_T]], args: tuple[Any, ...]) -> None:
+    def __init__(
+        self, func: Callable[..., Awaitable[_T]], args: tuple[Any, ...], siblings: set[ChildTask[Any]]
+    ) -> None:
         self._func = func
         self._args = args
+        self._siblings = siblings
         self._ended = anyio.Event()
         self._exception: BaseException | None = None
         self._value: _T | None = None
@@ -49,7 +52,13 @@ class ChildTask(Generic[_T]):
             raise
         finally:
             self._ended.set()
+            self._siblings.discard(self)
             del self  # or the exception holds the frame and the frame, by this, the exception
+
+    def give_up(self) -> None:
+        """Tell who waits that the task was cancelled before its first step."""
+        self._exception = RuntimeError("the task was cancelled")
+        self._ended.set()
 
     def __await__(self) -> Generator[Any, Any, _T]:
         yield from self._ended.wait().__await__()
@@ -69,6 +78,8 @@ class Children:
         self._host = Host(block) if block else None
         self._loop = Loop()
         self._group: TaskGroup | None = None
+        self.unfinished: set[ChildTask[Any]] = set()
+        """The tasks that were started and have not ended."""
         self._backlog: list[Callable[[TaskGroup], object]] = []
         self._ready = anyio.Event()
         self._closing = anyio.Event()
@@ -78,21 +89,21 @@ class Children:
         self._is_left = False
         self._supervisor = spawn(self._supervise, self._end, f"tasks of {name}")
 
-    def start_soon(self, start: Callable[[TaskGroup], object]) -> None:
-        """Have the group start something, in the context that this is called in.
+    def start_soon(self, child: ChildTask[Any], start: Callable[[TaskGroup], object]) -> None:
+        """Have the group start a task, by `start`, in the context that this is called in.
 
         Raises:
             RuntimeError: The owner has ended, or this is neither its event loop nor a worker thread of it.
         """
         if self._loop.is_here:
-            self._begin(start)
+            self._begin(child, start)
         else:
             # Not by a plain call into the loop: in a thread's context anyio's group doesn't know its own event loop.
-            anyio.from_thread.run_sync(self._begin, start)
+            anyio.from_thread.run_sync(self._begin, child, start)
 
-    def _begin(self, start: Callable[[TaskGroup], object]) -> None:
-        if self._done.is_set():
-            raise RuntimeError("no more tasks can be started here: it has ended")
+    def _begin(self, child: ChildTask[Any], start: Callable[[TaskGroup], object]) -> None:
+        self._check_open()
+        self.unfinished.add(child)
         placed = contextvars.copy_context()
         if self._group is None:
             self._backlog.append(lambda group: placed.run(start, group))
@@ -100,9 +111,18 @@ class Children:
             placed.run(start, self._group)
 
     async def group(self) -> TaskGroup:
-        """The real group, once the supervisor holds it."""
+        """The real group, once the supervisor holds it.
+
+        Raises:
+            RuntimeError: The owner has ended.
+        """
         await self._ready.wait()
+        self._check_open()
         return cast(TaskGroup, self._group)
+
+    def _check_open(self) -> None:
+        if self._done.is_set():
+            raise RuntimeError("no more tasks can be started here: it has ended")
 
     async def _supervise(self) -> None:
         try:
@@ -110,12 +130,12 @@ class Children:
                 await self._hold()
         except BaseException as exc:  # raised again in the host, by `join`
             self._failure = exc
-            if not self._is_left and self._host is not None:
-                self._host.interrupt()
 
     def _end(self) -> None:
         self._ready.set()
         self._done.set()
+        while self.unfinished:
+            self.unfinished.pop().give_up()
 
     async def _hold(self) -> None:
         async with anyio.create_task_group() as group:
@@ -123,9 +143,24 @@ class Children:
             for start in self._backlog:
                 start(group)
             self._ready.set()
+            await self._wait_for_body()
+
+    async def _wait_for_body(self) -> None:
+        """Stay in the group until the block is left; where a task fails before, the block is interrupted."""
+        try:
             await self._closing.wait()
-            if self._body_error is not None:
-                raise self._body_error
+        except BaseException:
+            if self._is_left or self.cancel_scope.cancel_called:
+                raise
+            if self._host is not None:
+                self._host.interrupt()
+            # What the block fails with meanwhile belongs into the group, beside the task's error.
+            with anyio.CancelScope(shield=True):
+                await self._closing.wait()
+            if self._body_error is None:
+                raise
+        if self._body_error is not None:
+            raise self._body_error
 
     async def join(self, body_error: BaseException | None) -> None:
         """Wait for the children, as the end of a task group's block does.
@@ -134,8 +169,9 @@ class Children:
             BaseExceptionGroup: A child failed, or the body did while there were children.
         """
         self._is_left = True
-        if self._host is not None:
-            self._host.settle(body_error)
+        host = self._host
+        if host is not None:
+            body_error = host.settle(body_error)
         is_given_up = isinstance(body_error, GeneratorExit) or (body_error is not None and is_cancellation(body_error))
         if is_given_up:
             self.cancel_scope.cancel()
@@ -149,6 +185,8 @@ class Children:
             self._forget()
             try:
                 if failure is not None and not is_cancellation(failure):
+                    if host is not None:
+                        host.pass_on()
                     raise failure
             finally:
                 del failure, body_error
@@ -227,8 +265,7 @@ class TaskOwner:
     __slots__ = ()
 
     if TYPE_CHECKING:
-        _children: Children | None
-        _host: Any
+        _scopes: list[Scope] | None
 
     @property
     def task_group(self) -> TaskGroupView:
@@ -261,46 +298,55 @@ class TaskOwner:
             RuntimeError: This was not entered with `async with`, or it has ended.
             ValueError: `propagate` is none of the three.
         """
-        context = self.context_for_task(propagate)
-        child = ChildTask(func, args)
+        context, children = self.context_for_task(propagate), self.opened_children()
+        child = ChildTask(func, args, children.unfinished)
         label = name if name is not None else getattr(func, "__qualname__", None)
 
         def start(group: TaskGroup) -> None:
             attach(context)
             group.start_soon(child.run, name=label)
 
-        self.opened_children().start_soon(start)
+        children.start_soon(child, start)
         return child
 
     def opened_children(self) -> Children:
         """The group of tasks, made when the first of them is started."""
-        if self._children is None:
-            if self._host is None:
-                raise RuntimeError("tasks can only be started inside its `async with` block")
+        block = self._block()
+        if block is None or (block.children is None and block.host is None):
+            raise RuntimeError("tasks can only be started inside its `async with` block, before it has ended")
+        if block.children is None:
             try:
-                self._open_children()
+                self._open_children(block)
             except anyio.NoEventLoopError:
-                anyio.from_thread.run_sync(self._open_children)
-        return cast(Children, self._children)
+                anyio.from_thread.run_sync(self._open_children, block)
+        return cast(Children, block.children)
 
     def context_for_task(self, propagate: Propagation) -> Context:
         """The OTel Context that a task starts with."""
         session, handle, span = self._ambient_parts()
         return propagated(current_context(), session, handle, span, propagate)
 
-    def _open_children(self) -> None:
-        if self._children is None:
-            self._children = Children(self._host or None, repr(self))  # type: ignore[misc] # slots of the subclasses
+    def _block(self) -> Scope | None:
+        return own_of(self._scopes) if self._scopes else None
+
+    def _open_children(self, block: Scope) -> None:
+        if block.children is None:
+            block.children = Children(block.host or None, repr(self))
 
     def _note_host(self, caller: FrameType | None) -> None:
         # What a generator suspended over a `yield` would have interrupted is its consumer, who is not in the block.
+        while caller is not None and caller.f_globals.get("__name__") == "contextlib":
+            caller = caller.f_back  # an exit stack enters for whoever uses it
         in_generator = caller is not None and caller.f_code.co_flags & CO_ASYNC_GENERATOR
-        self._host = False if in_generator else block_of()
+        if self._scopes:
+            self._scopes[-1].host = False if in_generator else block_of()
 
     async def _join(self, error: BaseException | None) -> None:
-        self._host = None
-        if self._children is not None:
-            await self._children.join(error)
+        block = self._block()
+        if block is not None:
+            block.host = None
+            if block.children is not None:
+                await block.children.join(error)
 
     def _ambient_parts(self) -> tuple[Any, Any, Span | None]:
         raise AssertionError("sessions and agents say what is current in their tasks")

@@ -13,7 +13,7 @@ from ._ambient import current_session, start_subagent, start_tool
 from ._children import TaskOwner
 from ._content import Gate
 from ._handle import SpanHandle
-from ._isolated import _Ambience, _stepwise
+from ._isolated import _Ambience, _stepwise, first_step
 from ._messages import Message, TextPart
 from ._session import Session
 from ._spans import SubAgent, Tool, Turn
@@ -286,9 +286,10 @@ class _Watched(Generic[_Handle]):
     async def __anext__(self) -> Any:
         if self._handle is None:
             self._handle = self._start().__enter__()
-            if isinstance(self._handle, TaskOwner):
+            if isinstance(self._handle, TaskOwner) and self._handle._scopes:
                 # Who runs the steps is the consumer, whom a failing task of the body must not interrupt.
-                self._handle._host = False
+                self._handle._scopes[-1].host = False
+            return await self._step(first_step(self._body))
         return await self._step(self._body.__anext__())
 
     async def asend(self, value: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from opentelemetry.context import Context, attach, get_current
 from opentelemetry.trace import Span
 
-from .._loop import whoever_runs
+from .._loop import block_of, whoever_runs
 from ._outcome import ABANDONED
 from ._runtime import current_runtime
 from ._scope import NOWHERE, Scope, context_with, current_context, has_ended, hold, leave, release, scope_of, span_of
@@ -61,7 +61,8 @@ class Exchange:
         self._scope.entered_by = whoever_runs()
         self._held = hold(self._scope)
         attach(context_with(self._scope.outer, self._scope, self._span))
-        self.session._note_host(None)
+        self._scope.host = block_of()
+        self.session._scopes.append(self._scope)
 
     def begin_turn(self, *, owns_tasks: bool) -> Turn:
         """Start a turn and make it current: in the running task, and for our own spans in those that are in no turn.
@@ -70,22 +71,23 @@ class Exchange:
             owns_tasks: Whether `Turn.start_soon` may be used: `join` waits for such tasks.
         """
         turn = self.turn = self.latest = self.session.start_turn()
-        if owns_tasks:
-            turn._note_host(None)
+        scope = Scope(self.session, turn, NOWHERE)
+        scope.host = block_of() if owns_tasks else None
+        turn._scopes = [scope]
         self._scope.handle = turn
         self._scope.link = None
-        attach(context_with(get_current(), Scope(self.session, turn, NOWHERE), turn.span))
+        attach(context_with(get_current(), scope, turn.span))
         return turn
 
     @property
     def has_tasks(self) -> bool:
         """Whether there are tasks of the session or the turn that have to be waited for."""
-        return self.session._children is not None or self.turn_has_tasks
+        return self._scope.children is not None or self.turn_has_tasks
 
     @property
     def turn_has_tasks(self) -> bool:
         """Whether the turn has started tasks, which end before it does."""
-        return self.turn is not None and self.turn._children is not None
+        return self.turn is not None and any(scope.children is not None for scope in self.turn._scopes or ())
 
     @property
     def is_working(self) -> bool:
@@ -97,7 +99,8 @@ class Exchange:
         turn, self.turn = self.turn, None
         if turn is None:
             return
-        turn._host = None
+        for scope in turn._scopes or ():
+            scope.host = None
         self._scope.link = turn.span
         self._scope.handle = None
         here = get_current()
@@ -126,7 +129,8 @@ class Exchange:
         if standing is not None and standing.session is self.session and not standing.is_open:
             # The scope of a turn that was ended by another task: nothing leads from there to what was before.
             attach(self._scope.outer)
-        self.session._host = None
+        if self._scope in self.session._scopes:
+            self.session._scopes.remove(self._scope)
         # What stands in somebody's `with` block, in a task that outlives the request, is ended by that block.
         for handle in reversed(self.session.open_spans.copy()):
             if not handle.is_held:

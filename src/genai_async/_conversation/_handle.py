@@ -83,6 +83,8 @@ class SpanHandle:
         self.is_ended: bool = False
         """Whether the span has ended, by whomever."""
         if runtime is None:
+            if self._owns_tasks and session is not None:
+                session.open_spans[self] = None
             return  # what follows is only ever looked at for a span that exists
         self._content: dict[str, tuple[Any, ...]] = {}
         self._outcome: Outcome | None = None
@@ -182,8 +184,12 @@ class SpanHandle:
         """An OTel Context with this span current, for code that takes a `context=`."""
         if self._context is None:
             base = current_context() if self._base is None else self._base
-            self._context = context_with(base, Scope(self._session, self, base), self._span)
+            self._context = context_with(base, Scope(self._session, self, base), self._standing_span())
         return self._context
+
+    def _standing_span(self) -> Span | None:
+        """The span that is current inside: without a set-up, whatever is."""
+        return span_of(current_context()) if self._runtime is None else self._span
 
     def carrier(self, *, baggage: bool = False) -> dict[str, str]:
         """This span as W3C headers, for work that goes on in another process (`Session.from_carrier`).
@@ -281,8 +287,7 @@ class SpanHandle:
 
     def __enter__(self) -> Self:
         if self._runtime is not None or self._owns_tasks:
-            span = self._span if self._runtime is not None else span_of(current_context())
-            scope, context = enter(self._session, self, span)
+            scope, context = enter(self._session, self, self._standing_span())
             if self._scopes is None:
                 self._scopes = [scope]
                 # What is started under this handle from elsewhere goes where it was entered first.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
@@ -75,11 +76,15 @@ def isolated(func: Callable[..., Any]) -> Callable[..., Any]:
 async def _stepwise(body: AsyncGenerator[Any, Any], ambience: _Ambience) -> AsyncGenerator[Any, Any]:
     # A native generator, so that the event loop finalizes it when it is dropped: it comes before the body then, which
     # it holds, and closes it in its own ambience.
-    resume: Callable[[], Awaitable[Any]] = functools.partial(anext, body)
+    resume: Callable[[], Awaitable[Any]] | None = functools.partial(first_step, body)
     while True:
         try:
             with ambience:
-                item = await resume()
+                step, resume = cast("Callable[[], Awaitable[Any]]", resume)(), None
+                try:
+                    item = await step
+                finally:
+                    del step  # it holds what was thrown in, and that this frame
         except StopAsyncIteration:
             return
         try:
@@ -90,3 +95,16 @@ async def _stepwise(body: AsyncGenerator[Any, Any], ambience: _Ambience) -> Asyn
             raise
         except BaseException as exc:  # thrown in by the consumer: the body's to handle, or to let out again
             resume = functools.partial(body.athrow, exc)
+
+
+def first_step(body: AsyncGenerator[Any, Any]) -> Awaitable[Any]:
+    """Begin with a body that the event loop does not get to know.
+
+    It would close at its end all the generators that it knows at once, this one and the one which closes it.
+    """
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(None, None)
+    try:
+        return body.__anext__()
+    finally:
+        sys.set_asyncgen_hooks(*hooks)

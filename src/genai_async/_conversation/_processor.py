@@ -6,7 +6,7 @@ from opentelemetry.context import Context, get_current
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
 from . import _semconv as sc
-from ._scope import scope_around, scope_of, settled
+from ._scope import scope_around
 
 
 class ConversationProcessor(SpanProcessor):
@@ -18,10 +18,6 @@ class ConversationProcessor(SpanProcessor):
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         context = get_current() if parent_context is None else parent_context
         scope = scope_around(context)
-        if scope is None:
-            return
-        if not scope.is_open:
-            scope = scope_of(settled(context))
         if scope is not None and scope.session is not None and isinstance(span, ReadableSpan):
             attributes = span.attributes
             if attributes is None or sc.CONVERSATION_ID not in attributes:

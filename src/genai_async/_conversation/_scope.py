@@ -49,7 +49,7 @@ class Owner(Protocol):
 class Scope:
     """One entry into a session, a span, or a part of a program that is linked to or detached from them."""
 
-    __slots__ = ("entered_by", "handle", "left", "link", "outer", "owner", "session")
+    __slots__ = ("children", "entered_by", "handle", "host", "left", "link", "outer", "owner", "session")
 
     def __init__(self, session: Any, handle: Any, outer: Context, link: Span | None = None) -> None:
         self.session = session
@@ -60,6 +60,9 @@ class Scope:
         self.owner: Owner | None = handle if handle is not None else session if link is None else None
         self.entered_by: object = None
         self.left = False
+        # An `async with` block may have tasks: who runs it, and those that were started in it.
+        self.host: Any = None
+        self.children: Any = None
 
     def enter(self) -> None:
         """Note who enters: whoever finds the scope in its context later can tell whether it leaked or was inherited."""
@@ -144,9 +147,11 @@ def release(scope: Scope, before: Scope | None) -> None:
 
 
 def scope_around(context: Context) -> Scope | None:
-    """The scope that a span which starts in this context belongs to."""
+    """The scope that a span which starts in this context belongs to; none that has leaked into the running task."""
     scope = scope_of(context)
-    return _held.get() if scope is None else scope
+    if scope is None:
+        scope = _held.get()
+    return scope if scope is None or scope.is_open else scope_of(settled(context))
 
 
 def context_with(base: Context, scope: Scope, span: Span | None) -> Context:
@@ -170,30 +175,36 @@ def bare(context: Context) -> Context:
 
 def enter(session: Any, handle: Any, span: Span | None) -> tuple[Scope, Context]:
     """Make this handle (or session) current in the running task."""
-    outer = current_context()
+    outer, who = current_context(), whoever_runs()
     standing: Scope | None = outer.get(_SCOPE)  # type: ignore[assignment]
     if standing is not None:
-        outer = _shortened(outer, standing)
+        outer = _shortened(outer, standing, who)
     scope = Scope(session, handle, outer)
-    scope.entered_by = whoever_runs()
+    scope.entered_by = who
     context = context_with(outer, scope, span)
     attach(context)
     return scope, context
 
 
-def _shortened(context: Context, standing: Scope) -> Context:
+def _shortened(context: Context, standing: Scope, who: object) -> Context:
     """The context with no more behind it than can still matter.
 
     Tasks that start tasks inherit scope after scope. Each would hold all that came before, with its content, for as
-    long as one task of the chain lives.
+    long as one task of the chain lives. So whoever enters the first scope of a task looks all the way down.
     """
     if not standing.is_open:
         return _remainder(context, standing)
-    below = scope_of(standing.outer)
-    while below is not None and not below.is_open:
-        has_leaked = below.entered_by is not None and below.entered_by == standing.entered_by
-        standing.outer = below.outer if has_leaked else _remainder(standing.outer, below)
-        below = scope_of(standing.outer)
+    upper = standing
+    while (below := scope_of(upper.outer)) is not None:
+        if below.is_open:
+            if standing.entered_by == who:
+                break
+            upper = below
+        elif below.entered_by is not None and below.entered_by == upper.entered_by:
+            upper.outer = below.outer
+        else:
+            upper.outer = _remainder(upper.outer, below)
+            break
     return context
 
 
@@ -219,29 +230,38 @@ def _open_handle(scope: Scope) -> Any:
     return None
 
 
-def leave(scope: Scope) -> None:
+def leave(scope: Scope) -> bool:
     """Make what was current before the scope current again, wherever and whenever this is called.
 
     Nothing happens where the scope isn't what stands in the running context: in another task, or while a scope
     inside it is still open; that one restores past this one when it is left.
+
+    Returns:
+        Whether anything was restored.
     """
     scope.left = True
     standing: Scope | None = get_current().get(_SCOPE)  # type: ignore[assignment]
     while standing is not scope:
         if standing is None or standing.is_open:
-            return
+            return False
         standing = scope_of(standing.outer)
     outer = scope.outer
     below: Scope | None = outer.get(_SCOPE)  # type: ignore[assignment]
     attach(outer if below is None or below.is_open else settled(outer))
+    return True
 
 
-def leave_one(scopes: list[Scope]) -> None:
-    """Leave one of the entries into the same session or span: the running task's own, where it has one."""
+def own_of(scopes: list[Scope]) -> Scope:
+    """Of the entries into one session or span the one that the running task is in; the newest, if it is in none."""
     standing = scope_of(get_current()) if len(scopes) > 1 else scopes[0]
     while standing is not None and standing not in scopes:
         standing = scope_of(standing.outer)
-    scope = scopes[-1] if standing is None else standing
+    return scopes[-1] if standing is None else standing
+
+
+def leave_one(scopes: list[Scope]) -> None:
+    """Leave the running task's own entry into a session or span."""
+    scope = own_of(scopes)
     scopes.remove(scope)
     leave(scope)
 

@@ -12,14 +12,26 @@ from opentelemetry.trace import Span
 
 from ._carrier import Origin, read_carrier, write_carrier
 from ._chat import InstructionsLike, MessagesLike
-from ._children import Children, TaskOwner
+from ._children import TaskOwner
 from ._clock import Time
 from ._content import CLOSED, Gate
 from ._faults import FieldError
 from ._handle import SpanHandle
 from ._ids import new_conversation_id
 from ._runtime import Runtime, current_runtime
-from ._scope import NOWHERE, Scope, context_with, current_context, enter, has_ended, leave_one, linked_from, span_of
+from ._scope import (
+    NOWHERE,
+    Scope,
+    bare,
+    context_with,
+    current_context,
+    enter,
+    has_ended,
+    leave_one,
+    linked_from,
+    scope_of,
+    span_of,
+)
 from ._spans import Turn
 
 
@@ -51,11 +63,8 @@ class Session(TaskOwner):
     __slots__ = (
         "__weakref__",
         "_agent_name",
-        "_children",
-        "_context",
         "_gate",
         "_gate_runtime",
-        "_host",
         "_model",
         "_origin",
         "_scopes",
@@ -94,15 +103,12 @@ class Session(TaskOwner):
         self.continue_trace: bool = continue_trace
         self._gate: Gate | None = None
         self._gate_runtime: Runtime | None = None
-        self._context: Context | None = None
         self.open_spans: dict[SpanHandle, None] = {}
         """The handles that have not ended, in the order in which they started: the innermost come last."""
         self._scopes: list[Scope] = []
         self._origin: Span | None = None
         self.is_ended: bool = False
         """Whether the session was left or `end` was called."""
-        self._children: Children | None = None
-        self._host: Any = None
 
     @classmethod
     def create(cls, **options: Any) -> Self:
@@ -120,19 +126,22 @@ class Session(TaskOwner):
             carrier: What `carrier(baggage=True)` gave there, or the headers of a request.
             options: As for `Session`; a `session_id` here wins.
         """
-        origin = _read(carrier)
+        origin = origin_of(carrier)
         options.setdefault("session_id", origin.conversation_id)
         session = cls(**options)
         session._origin = origin.span
         return session
 
     def carrier(self, *, baggage: bool = False) -> dict[str, str]:
-        """The session as W3C headers: the span that is current in it, and the conversation's id if asked for.
+        """The session as W3C headers: the span of it that is current, and the conversation's id if asked for.
 
         Args:
             baggage: Whether the conversation's id goes along, for every host on the way to see.
         """
-        return write_carrier(current_context(), self._session_id if baggage else None)
+        around = current_context()
+        scope = scope_of(around)
+        is_ours = scope is None or scope.session is self
+        return write_carrier(around if is_ours else bare(around), self._session_id if baggage else None)
 
     @property
     def session_id(self) -> str:
@@ -151,11 +160,13 @@ class Session(TaskOwner):
 
     @property
     def context(self) -> Context:
-        """An OTel Context in which this session is current, for code that takes a `context=`."""
-        if self._context is None:
-            base = current_context()
-            self._context = context_with(base, Scope(self, None, NOWHERE), span_of(base))
-        return self._context
+        """An OTel Context in which this session is current, for code that takes a `context=`; another one each time.
+
+        The span that is current stays so, unless it has ended.
+        """
+        base = current_context()
+        span = span_of(base)
+        return context_with(base, Scope(self, None, NOWHERE), None if span is None or has_ended(span) else span)
 
     def start_turn(
         self,
@@ -191,7 +202,7 @@ class Session(TaskOwner):
         if runtime is None:
             return Turn(None, self, None, None, CLOSED)
         context = current_context()
-        current = (None if parent is None else _read(parent).span) or self._origin or span_of(context)
+        current = (None if parent is None else origin_of(parent).span) or self._origin or span_of(context)
         base = self._turn_base(context, current)
         turn = Turn(runtime, self, None, base, self.gate_for(runtime))
         agent = (
@@ -217,7 +228,7 @@ class Session(TaskOwner):
     def __enter__(self) -> Self:
         if self.is_ended:
             # One that is kept between requests is entered for each of them.
-            self.is_ended, self._children = False, None
+            self.is_ended = False
         self._scopes.append(enter(self, None, span_of(current_context()))[0])
         return self
 
@@ -231,8 +242,9 @@ class Session(TaskOwner):
             self._end_open(spare_held=True)
 
     async def __aenter__(self) -> Self:
+        self.__enter__()
         self._note_host(sys._getframe(1))
-        return self.__enter__()
+        return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -268,11 +280,12 @@ def _checked_id(given: object) -> str:
     return str(given) if isinstance(given, int) and not isinstance(given, bool) else new_conversation_id()
 
 
-def _read(carrier: object) -> Origin:
+def origin_of(carrier: object) -> Origin:
+    """What a carrier tells; nothing, where it cannot be read, and that is counted."""
     try:
         return read_carrier(carrier)
-    except FieldError as exc:
+    except Exception as exc:
         runtime = current_runtime()
         if runtime is not None:
-            runtime.faults.drop("a carrier", exc)
+            runtime.faults.drop("a carrier", exc if isinstance(exc, FieldError) else type(exc).__name__)
         return Origin(None, None)

@@ -157,7 +157,7 @@ class _StartsLLMs(_StartsTools):
 class _Agent(_StartsLLMs, TaskOwner):
     """What turns and sub-agents share: they call models and run tools, and their usage is the sum of those calls."""
 
-    __slots__ = ("_calls", "_children", "_host", "_name", "model")
+    __slots__ = ("_calls", "_name", "model")
     _owns_tasks: ClassVar[bool] = True
 
     def __init__(
@@ -171,19 +171,18 @@ class _Agent(_StartsLLMs, TaskOwner):
         self._calls: list[tuple[Usage | None, list[str] | None]] = []
         self._name: str | None = None
         self.model: str | None = None
-        self._children = None
-        self._host = None
         super().__init__(runtime, session, parent, base, gate)
 
     async def __aenter__(self) -> Self:
+        self.__enter__()
         self._note_host(sys._getframe(1))
-        return self.__enter__()
+        return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._children is None:
-            self._host = None
+        block = self._block()
+        if block is None or block.children is None:
             self.__exit__(exc_type, exc, traceback)
             return
         try:
@@ -193,6 +192,7 @@ class _Agent(_StartsLLMs, TaskOwner):
             raise
         finally:
             self.__exit__(None, exc, None)
+            del exc  # or the exception holds this frame, and this the exception
 
     def end(self, *, error: BaseException | str | None = None, end_time: Time | None = None) -> None:
         """End the span; a second call does nothing. Tasks that were started here run on to their end.
@@ -202,8 +202,9 @@ class _Agent(_StartsLLMs, TaskOwner):
             end_time: When it ended; now, if None.
         """
         super().end(error=error, end_time=end_time)
-        if self._children is not None:
-            self._children.close()
+        for block in self._scopes or ():
+            if block.children is not None:
+                block.children.close()
 
     def user(self, text: str) -> Self:
         """Add a user's message to what the agent was asked."""
@@ -215,8 +216,8 @@ class _Agent(_StartsLLMs, TaskOwner):
     def _tally(self, usage: Usage | None, finish_reasons: list[str] | None) -> None:
         self._calls.append((usage, finish_reasons))
 
-    def _ambient_parts(self) -> tuple[Session | None, SpanHandle, Span]:
-        return self._session, self, self._span
+    def _ambient_parts(self) -> tuple[Session | None, SpanHandle, Span | None]:
+        return self._session, self, self._standing_span()
 
     def _start_agent(
         self,

@@ -42,9 +42,9 @@ class Stream(Generic[_Chunk]):
         return self
 
     async def __anext__(self) -> _Chunk:
-        if self._chunks is None:
-            self._chunks = aiter(self._source)
         try:
+            if self._chunks is None:
+                self._chunks = aiter(self._source)
             chunk = await anext(self._chunks)
         except StopAsyncIteration:
             self._end(None)
@@ -59,11 +59,11 @@ class Stream(Generic[_Chunk]):
         """Stop early: close the response and end the call as abandoned, unless it has ended."""
         self._end(GeneratorExit())
         # The iterator first: it may be a generator over the response, with clean-up of its own.
-        for closable in (self._chunks, self._source):
-            close: Any = getattr(closable, "aclose", None) or getattr(closable, "close", None)
-            closing = close() if close is not None else None
-            if isawaitable(closing):
-                await closing
+        try:
+            await _close(self._chunks)
+        finally:
+            if self._chunks is not self._source:
+                await _close(self._source)
 
     async def __aenter__(self) -> Self:
         return self
@@ -98,3 +98,10 @@ class Stream(Generic[_Chunk]):
             self._llm.note_cut()
         elif error is not None:
             self._llm.record_error(error)
+
+
+async def _close(closable: object) -> None:
+    close: Any = getattr(closable, "aclose", None) or getattr(closable, "close", None)
+    closing = close() if close is not None else None
+    if isawaitable(closing):
+        await closing

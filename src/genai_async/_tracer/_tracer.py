@@ -122,9 +122,7 @@ def _attributes_of(result: SamplingResult) -> Attributes:
 def _parent(context: Context | None) -> SpanContext | None:
     span = (get_current() if context is None else context).get(_SPAN)
     kind = type(span)
-    if kind is Span:
-        return cast(Span, span)._context
-    if kind is not NonRecordingSpan and not isinstance(span, trace.Span):  # in this order: the second is slow
+    if kind is not Span and kind is not NonRecordingSpan and not isinstance(span, trace.Span):  # the last one is slow
         return None
     parent = cast(trace.Span, span).get_span_context()
     if isinstance(parent, SpanContext):  # pyright: ignore[reportUnnecessaryIsInstance]

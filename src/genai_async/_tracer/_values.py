@@ -40,14 +40,16 @@ def clean_attributes(attributes: Mapping[Any, Any], limit: int | None) -> tuple[
         once("attributes must be a mapping: they are dropped")
         return {}, 1
     free = PLAIN if limit is None else FIXED
+    changed: Attributes = {}
     try:
         for key, value in given.items():
             if type(key) is not str or not key:
                 return _clean_each(given, limit)
             if type(value) not in free:
-                given[key] = clean_value(value, limit)  # of a key that is there: the loop goes on undisturbed
+                changed[key] = clean_value(value, limit)
     except Exception:
         return _clean_each(given, limit)
+    given.update(changed)
     return given, 0
 
 
