@@ -3,14 +3,14 @@
     @app.post("/chat")
     async def chat(question: str, turn: CurrentTurn): ...
 
-Needs `SessionMiddleware` in the application.
+Needs `SessionMiddleware` in the application. A WebSocket's endpoint takes `CurrentSession` alone: its turns come later.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, TypeAlias
 
-from ._asgi._connection import STATE_KEY
+from ._asgi._connection import exchange_of
 from ._conversation._exchange import Exchange
 from ._conversation._session import Session
 from ._conversation._spans import Turn
@@ -35,21 +35,27 @@ def session_of(connection: HTTPConnection) -> Session:
 
 
 def turn_of(connection: HTTPConnection) -> Turn:
-    """The turn of a request; of a WebSocket, the turn of the message that was received last.
+    """The turn of a request.
+
+    A WebSocket's turns begin with its messages, when its endpoint already runs: there, use `ga.current_turn()`.
 
     Raises:
-        ConfigurationError: No `SessionMiddleware` covers this path, or it opens no turn here.
+        ConfigurationError: No `SessionMiddleware` covers this path, or there is no turn (yet).
     """
     turn = _exchange(connection).latest
-    if turn is None:
-        raise ConfigurationError("there is no turn here: give SessionMiddleware turn='request'")
-    return turn
+    if turn is not None:
+        return turn
+    if connection.scope["type"] == "websocket":
+        raise ConfigurationError(
+            "there is no turn yet: a WebSocket's begin with its messages (given SessionMiddleware turn='message'); "
+            "use genai_async.current_turn() when one has been received, instead of CurrentTurn"
+        )
+    raise ConfigurationError("there is no turn here: give SessionMiddleware turn='request'")
 
 
 def _exchange(connection: HTTPConnection) -> Exchange:
-    state: dict[str, Any] = connection.scope.get("state") or {}
-    found = state.get(STATE_KEY)
-    if not isinstance(found, Exchange):
+    found = exchange_of(connection.scope)
+    if found is None:
         raise ConfigurationError(f"no SessionMiddleware covers {connection.scope['path']}")
     return found
 

@@ -5,12 +5,13 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from opentelemetry import trace
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
 import genai_async as ga
 from genai_async.asgi import SessionMiddleware
-from genai_async.testing import SpanRecord
+from genai_async.testing import SpanRecord, assert_isolated
 
 from .conftest import Spans
 from .servers import serve
@@ -133,6 +134,41 @@ async def test_traceparent_is_continued(tracestate: str, spans: Spans, client: h
     await get(client, app, traceparent=TRACEPARENT, tracestate=tracestate)
     (turn,) = spans.named(TURN)
     assert (turn.trace_id, turn.parent_span_id, turn.links) == (TRACE, PARENT, ())
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+@pytest.mark.parametrize("continue_trace", [False, True])
+async def test_server_that_was_started_inside_a_span(is_open: bool, continue_trace: bool, spans: Spans) -> None:
+    """Such a span, ended or not, is not what a request comes from: its caller's is, or none once it has ended."""
+    app = SessionMiddleware(plain, turn="request", agent_name="bot", continue_trace=continue_trace)
+    with trace.get_tracer("boot").start_as_current_span("boot", end_on_exit=False) as boot:
+        if not is_open:
+            boot.end()
+        for headers in ([(b"traceparent", TRACEPARENT.encode())], []):
+            await app({"type": "http", "path": "/", "headers": headers}, plain, _drop)
+    if is_open:
+        boot.end()
+    called, alone = spans.named(TURN)
+    boot_id = trace.format_span_id(boot.get_span_context().span_id)
+    links = [[link.span_id for link in turn.links] for turn in (called, alone)]
+    if continue_trace:
+        assert (called.trace_id, called.parent_span_id) == (TRACE, PARENT)
+        assert alone.parent_span_id == (boot_id if is_open else None)
+        assert links == [[], []]
+    else:
+        assert (called.parent_span_id, alone.parent_span_id) == (None, None)
+        assert links == [[PARENT], [boot_id] if is_open else []]
+
+
+async def test_middlewares_in_each_other(spans: Spans) -> None:
+    """The turn of an inner middleware is linked to the outer one's turn, and that to the caller's span."""
+    inner = SessionMiddleware(plain, turn="request", agent_name="inner")
+    scope = {"type": "http", "path": "/", "headers": [(b"traceparent", TRACEPARENT.encode())]}
+    await SessionMiddleware(inner, turn="request", agent_name="bot")(scope, plain, _drop)
+    (turn,), (inside,) = spans.named(TURN), spans.named("invoke_agent inner")
+    assert [link.span_id for link in turn.links] == [PARENT]
+    assert [link.span_id for link in inside.links] == [turn.span_id]
+    assert_isolated(spans.capture, conversations=1)
 
 
 @pytest.mark.parametrize(

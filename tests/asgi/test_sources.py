@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any
 
 import pytest
@@ -57,6 +58,7 @@ async def coroutine(scope: Any) -> str | None:
         (Path("/chats/{chat}"), scope("/api/chats/c-1", root_path="/api")),
         (Path("/chats/chat-{chat}.html"), scope("/chats/chat-c-1.html")),
         (Path("chat"), scope("/", path_params={"chat": "c-1"})),
+        (Path("/chats/{id}"), scope("/users/ann/chats/c-1", root_path="/users/ann", path_params={"id": "ann"})),
         (Baggage(), scope("/", ("baggage", "a=b,gen_ai.conversation.id = c%2D1;ttl=3"))),
         (Baggage("chat"), scope("/", ("baggage", "a=b"), ("baggage", "chat=c-1"))),
         (lambda scope: "c-1", scope()),
@@ -82,6 +84,8 @@ async def test_source(source: Any, given: dict[str, Any]) -> None:
         (Path("chat"), scope("/chat")),
         (Baggage(), scope("/", ("baggage", "a=b"))),
         (lambda scope: None, scope()),
+        (lambda scope: "", scope()),
+        (Path("/chats/{id}"), scope("/", path_params={"id": "ann"})),
     ],
 )
 async def test_absent(source: Any, given: dict[str, Any], spans: Spans) -> None:
@@ -127,12 +131,73 @@ async def test_failing_source_is_counted(source: Any, spans: Spans, quiet: Any) 
     assert spans.faults == {"a session id that could not be found": 1}
 
 
-@pytest.mark.parametrize("answer", [7, b"c-1", ["c-1"]])
+class Clause:
+    """What is neither true nor false nor awaited, and of no class."""
+
+    def __bool__(self) -> bool:
+        raise TypeError("no truth value")
+
+    def __eq__(self, other: object) -> bool:
+        raise TypeError("no equality")
+
+    def __len__(self) -> int:
+        raise TypeError("no length")
+
+
+class Unbound:
+    """A proxy for something that is not there."""
+
+    @property
+    def __class__(self) -> Any:
+        raise RuntimeError("working outside of context")
+
+
+@pytest.mark.parametrize("answer", [7, b"c-1", ["c-1"], 0, False, b"", [], Clause()])
 async def test_source_of_another_type(answer: Any, spans: Spans, quiet: Any) -> None:
-    """What is no text is no id."""
+    """What is no text is no id, whatever it makes of questions; None and the empty text alone are absent ids."""
     quiet()
-    assert len((await session_id(lambda scope: answer, scope()))[0]) == 36
+
+    async def later(scope: Any) -> Any:
+        return answer
+
+    assert len((await session_id(later, scope()))[0]) == 36
     assert spans.faults == {"an unusable session id": 1}
+    assert len((await session_id(lambda scope: answer, scope()))[0]) == 36
+    assert spans.faults == {"an unusable session id": 2}
+
+
+async def test_source_that_gives_a_proxy(spans: Spans, quiet: Any) -> None:
+    """What cannot even be asked whether it is awaitable is counted, too."""
+    quiet()
+    assert len((await session_id(lambda scope: Unbound(), scope()))[0]) == 36
+    assert spans.faults == {"a session id that could not be found": 1}
+
+
+async def test_id_of_an_enumeration() -> None:
+    """A text of another type is an id as good as any, and goes on as a plain one."""
+    found, _ = await session_id(lambda scope: StrEnum("Chats", {"A": "c-1"}).A, scope())
+    assert (found, type(found)) == ("c-1", str)
+
+
+@pytest.mark.parametrize("inner_header", ["x-session-id", "x-chat"])
+async def test_middlewares_in_each_other(inner_header: str) -> None:
+    """Without an id of its own an inner middleware goes on with the outer one's conversation."""
+    seen: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["state"]["session"].session_id)
+        await inner(scope, receive, send)
+
+    async def innermost(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["state"]["session"].session_id)
+
+    async def nothing(*args: Any) -> None: ...
+
+    inner = SessionMiddleware(innermost, session_id=inner_header)
+    await SessionMiddleware(app)(scope(), nothing, nothing)
+    await SessionMiddleware(app)(scope("/", (inner_header, "c-1")), nothing, nothing)
+    assert seen[0] == seen[1]
+    assert seen[3] == "c-1"
 
 
 @pytest.mark.parametrize(

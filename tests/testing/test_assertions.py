@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from genai_async._testing._tree import draw, forest
 from genai_async.testing import (
     SpanRecord,
     assert_attributes,
@@ -47,6 +48,15 @@ def test_isolated_conversations_pass() -> None:
     assert_isolated([])
 
 
+def test_a_trace_of_another_process_may_be_continued() -> None:
+    """Spans under a remote parent stand for themselves, and each conversation under its own."""
+    first = [span(5, "turn", 77, is_parent_remote=True), span(6, "chat", 5)]
+    other = span(7, "turn", 77, "b", is_parent_remote=True)
+    assert_isolated([*first, other], conversations=2)
+    with pytest.raises(AssertionError, match=r"'chat' .* is in conversation 'a', its parent 'turn' .* in 'b'"):
+        assert_isolated([other, span(8, "chat", 7)])
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
@@ -81,6 +91,19 @@ def test_mixed_conversations_are_told(wrong: list[SpanRecord], words: str) -> No
 def test_a_tree_may_be_drawn_or_indented(drawn: str) -> None:
     """Only the indentation of the expected tree counts."""
     assert_tree(FAMILY, drawn)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a\nb", "a\n  b", "- a", "├─ a", "  a", "a ", "", " ", "+1", "`a`", "a\u2028b", "'- a'", "a - b", "a\\nb", "é"],
+)
+def test_any_name_can_be_read_from_a_drawn_tree(name: str) -> None:
+    """A tree as it is drawn is the tree, whatever its spans are called."""
+    spans = [span(1, name), span(2, name, 1), span(3, "tool", 2, status="ERROR", status_message=name), span(4, name, 1)]
+    drawn = draw(forest(spans))
+    assert len(drawn.splitlines()) == 4
+    assert_tree(spans, drawn)
+    assert_tree(spans, "\n\n".join([f"    {line}" for line in drawn.splitlines()]))
 
 
 def test_a_wrong_tree_is_shown_beside_the_right_one() -> None:

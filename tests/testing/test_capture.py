@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import AsyncIterator
+from typing import Any
 
 import anyio
 import pytest
@@ -17,9 +19,9 @@ __all__ = ["spans"]
 pytestmark = pytest.mark.anyio
 
 
-async def visit(name: str = "", **options: str) -> None:
-    session = ga.Session(agent_name=f"bot{name}", **options)
-    async with session, session.start_turn("Where is it?") as turn:
+async def visit(name: str = "", *, parent: dict[str, str] | None = None, **options: Any) -> None:
+    session = ga.Session(agent_name=f"bot{name}", continue_trace=parent is not None, **options)
+    async with session, session.start_turn("Where is it?", parent=parent) as turn:
         async with turn.start_llm("m", provider_name="demo") as llm:
             llm.record(usage=ga.Usage(input_tokens=3, output_tokens=0))
         with pytest.raises(KeyError):
@@ -54,6 +56,28 @@ async def test_is_the_same_in_every_run() -> None:
         (s.trace_id, s.span_id, s.start_ns, s.end_ns) for s in second.spans
     ]
     assert first.spans[0].span_id == f"{1:016x}"
+
+
+async def test_a_snapshot_has_no_measured_times_and_no_addresses() -> None:
+    """What a stream's first chunk took, and where an object stood in memory, is no part of a snapshot."""
+    found = []
+    for _ in range(2):
+        thing, error = object(), KeyError(object())
+        with capture() as captured, ga.Session() as session, session.start_turn("?") as turn:
+            async with turn.start_llm("m", provider_name="p") as llm:
+                assert [chunk async for chunk in llm.stream(_chunks())] == ["a"]
+            with pytest.raises(KeyError), turn.start_tool("t", arguments={"thing": thing}) as tool:
+                tool.set_attributes({"things": [str(thing)]})
+                raise error
+        assert "gen_ai.response.time_to_first_chunk" in captured.one("chat m").attributes
+        found.append((captured.snapshot(), thing, error))
+    assert found[0][0] == found[1][0]
+    (tree,) = found[0][0]
+    assert tree["children"][1]["attributes"]["things"] == ["<object object at 0x...>"]
+
+
+async def _chunks() -> AsyncIterator[str]:
+    yield "a"
 
 
 async def test_a_snapshot_is_plain_and_whole() -> None:
@@ -186,14 +210,18 @@ async def test_links_are_plain_values() -> None:
     assert link.trace_id == captured.one("request").trace_id
 
 
-async def test_wire_and_memory_agree() -> None:
+@pytest.mark.parametrize("parent", [None, {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}])
+async def test_wire_and_memory_agree(parent: dict[str, str] | None) -> None:
     """A span looks the same whether it was captured or received, but for its times."""
     collector = testing.Collector()
     async with collector, ga.tracing(endpoint=collector.endpoint, id_generator=SequentialIds(), resource={}) as tracing:
-        await visit(session_id="s")
+        await visit(session_id="s", parent=parent)
         assert (await tracing.flush(5)).complete
     with capture() as captured:
-        await visit(session_id="s")
+        await visit(session_id="s", parent=parent)
+    for seen in (captured, collector):
+        testing.assert_isolated(seen, conversations=1)
+        assert [s.name for s in seen.spans if s.is_parent_remote] == (["invoke_agent bot"] if parent else [])
     testing.assert_tree(captured, TREE)
     testing.assert_tree(collector, TREE)
     assert [_timeless(span) for span in captured.spans] == sorted(map(_timeless, collector.spans))
@@ -201,7 +229,8 @@ async def test_wire_and_memory_agree() -> None:
 
 def _timeless(span: SpanRecord) -> tuple[object, ...]:
     attributes = {key: value for key, value in span.attributes.items() if "time" not in key}
-    return (span.span_id, span.trace_id, span.parent_span_id, span.name, span.kind, span.status, str(attributes))
+    parent = (span.parent_span_id, span.is_parent_remote)
+    return (span.span_id, span.trace_id, parent, span.name, span.kind, span.status, str(attributes))
 
 
 def test_the_fixture_captures(spans: Capture) -> None:

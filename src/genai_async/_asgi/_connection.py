@@ -27,8 +27,9 @@ class Connection:
         self.exchange = Exchange(session)
         # Where an outer instrumentation has a span, its own messages must stay under that.
         self._outer: Context | None = self.exchange.outer if self.exchange.is_traced else None
-        if self._outer is None:
-            self.exchange.come_from(remote_span(scope["headers"]))
+        remote = remote_span(scope["headers"])
+        if remote is not None and exchange_of(scope) is None:
+            self.exchange.come_from(remote)
         self._receive = receive
         self._send = send
         self._header = header
@@ -129,6 +130,12 @@ class Connection:
         held = self._state.get(name)
         if held is None or isinstance(held, Session | Turn):
             self._state[name] = value
+
+
+def exchange_of(scope: Scope) -> Exchange | None:
+    """What the middleware around this has put into the scope, if there is one."""
+    found = _state_of(scope).get(STATE_KEY)
+    return found if isinstance(found, Exchange) else None
 
 
 def _state_of(scope: Scope) -> MutableMapping[str, Any]:

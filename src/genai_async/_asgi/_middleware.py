@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict
 from .._conversation._exchange import note_fault
 from .._conversation._session import Session
 from .._errors import ConfigurationError
+from ._connection import exchange_of
 from ._http import Request
 from ._sources import Header, Source, is_usable, local_path, to_source
 from ._types import App, Receive, Scope, Send
@@ -54,7 +55,8 @@ class SessionMiddleware:
         session_id: Where the conversation's id comes from: a header's name, `Header`, `Cookie`, `Query`, `Path`,
             `Baggage`, or a function from the scope to the id or None, which may be a coroutine function. The id is
             anybody's word: one that is longer than 128 characters or is not made of those of an HTTP token and `:/@=`
-            is replaced by a fresh one and counted in `Tracing.faults`. Without an id a fresh one is made.
+            is replaced by a fresh one and counted in `Tracing.faults`. Without an id a fresh one is made, or taken from
+            such a middleware outside of this one.
         turn: "request" makes each HTTP request a turn, "message" each message of a WebSocket, until the next one; a
             collection of both does both.
         response_header: The header that tells the client the id, in the response or the acceptance of a WebSocket.
@@ -94,9 +96,9 @@ class SessionMiddleware:
             await self.app(scope, receive, send)
             return
         found = self._find(scope)
-        if found is not None and not isinstance(found, str):
+        if found is not None and type(found) is not str:
             found = await self._awaited(found)
-        session = Session(session_id=_checked_id(found) if found else None, **self._options)
+        session = Session(session_id=_checked_id(found) or _outer_id(scope), **self._options)
         await self._connection(session, scope, receive, send).run(self.app, scope)
 
     def _connection(self, session: Session, scope: Scope, receive: Receive, send: Send) -> Request | Socket:
@@ -130,10 +132,18 @@ def _note_failure(exc: Exception) -> None:
 
 
 def _checked_id(found: object) -> str | None:
+    # Nothing is asked of what may be anything: a query's clause, an array or a proxy is neither true nor false.
+    if found is None or (type(found) is str and not found):
+        return None
     if is_usable(found):
-        return found
+        return str.__str__(found)
     note_fault("an unusable session id", "a session id of a request is too long or has unusual characters")
     return None
+
+
+def _outer_id(scope: Scope) -> str | None:
+    outer = exchange_of(scope)
+    return None if outer is None else outer.session.session_id
 
 
 def _checked_turns(turn: Turns | Collection[Turns] | None) -> frozenset[str]:

@@ -25,7 +25,7 @@ def is_usable(session_id: object) -> TypeGuard[str]:
 
     It goes into a response header, into logs and onto pages, and comes from anybody.
     """
-    return isinstance(session_id, str) and _ID.fullmatch(session_id) is not None
+    return issubclass(type(session_id), str) and _ID.fullmatch(cast(str, session_id)) is not None
 
 
 def header_values(scope: Scope, name: bytes) -> Iterator[bytes]:
@@ -101,36 +101,32 @@ class Path:
         Path("session_id")              # the framework's own parameter, where the middleware sits behind its router
 
     Args:
-        template: The path with the id in braces, or the name of the router's parameter.
+        template: The path with the id in braces, below where the application is mounted; or the name of the router's
+            parameter.
 
     Raises:
         ConfigurationError: There is a slash but not exactly one part in braces.
     """
 
-    __slots__ = ("_name", "_pattern", "template")
+    __slots__ = ("_pattern", "template")
 
     def __init__(self, template: str) -> None:
         self.template: str = template
-        self._name = template
         self._pattern: re.Pattern[str] | None = None
         if "/" in template:
-            names = re.findall(r"\{(\w+)\}", template)
-            if len(names) != 1:
+            if len(re.findall(r"\{\w+\}", template)) != 1:
                 raise ConfigurationError(f"session_id: {template!r} needs exactly one {{part}} in braces")
-            self._name = names[0]
             parts = [_part(part) for part in template.strip("/").split("/")]
             self._pattern = re.compile("/" + "/".join(parts) + "(?:/|$)")
 
     def __call__(self, scope: Scope) -> str | None:
-        """The router's parameter where there is one already, else what the template finds."""
+        """What the template finds in the path, or the router's parameter."""
+        if self._pattern is not None:
+            found = self._pattern.match(local_path(scope))
+            return found[1] if found else None
         parameters: dict[str, Any] = scope.get("path_params") or {}
-        known = parameters.get(self._name)
-        if known is not None:
-            return str(known)
-        if self._pattern is None:
-            return None
-        found = self._pattern.match(local_path(scope))
-        return found[1] if found else None
+        known = parameters.get(self.template)
+        return None if known is None else str(known)
 
     def __repr__(self) -> str:
         return f"Path({self.template!r})"

@@ -46,7 +46,7 @@ _MAPPINGS: Final = (MappingProxyType, UserDict, ChainMap)
 
 def readable(value: Any) -> object:
     """What msgspec has no encoding for: the SDKs' models, the standard library's mappings, and at last their text."""
-    kind = type(value)
+    kind = type(cast(object, value))
     # Looked up as Python does for its own methods: there are objects that answer to every name.
     if callable(getattr(kind, "model_dump", None)):
         return value.model_dump(mode="json")

@@ -372,7 +372,7 @@ def _traced(
     return plain
 
 
-def _note(handle: _Handle, record: Callable[..., object], *said: Any) -> None:
+def _note(handle: SpanHandle, record: Callable[..., object], *said: Any) -> None:
     """Record what a call is given or gives; whatever these values do when they are looked at, its caller sees nothing.
 
     What a value is, its type tells: proxies answer `__class__`, and any other name, with code of their own.
@@ -386,7 +386,7 @@ def _note(handle: _Handle, record: Callable[..., object], *said: Any) -> None:
 
 def _settled(handle: _Handle, result: Any, finish: Callable[[_Handle, Any], object]) -> Any:
     """What a plain function returned; where that is work that is still to be done, the span ends with the work."""
-    kind = type(result)
+    kind = type(cast(object, result))
     if kind is CoroutineType:
         return _awaited(handle, result, finish)
     if kind is AsyncGeneratorType:

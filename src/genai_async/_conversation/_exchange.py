@@ -8,7 +8,7 @@ from opentelemetry.trace import Span
 from .._loop import block_of, whoever_runs
 from ._outcome import ABANDONED
 from ._runtime import current_runtime
-from ._scope import NOWHERE, Scope, context_with, current_context, hold, leave, release, scope_of, span_of
+from ._scope import NOWHERE, Scope, context_with, current_context, has_ended, hold, leave, release, scope_of, span_of
 from ._session import Session
 from ._spans import Turn
 
@@ -30,7 +30,9 @@ class Exchange:
     def __init__(self, session: Session) -> None:
         outer = current_context()
         self._scope = Scope(session, None, outer)
-        self._span = span_of(outer)
+        span = span_of(outer)
+        # A server that was started inside a span keeps that as the current one for ever.
+        self._span = None if span is None or has_ended(span) else span
         self._held: Scope | None = None
         self.session = session
         self.turn: Turn | None = None
@@ -46,12 +48,13 @@ class Exchange:
         """Whether somebody outside has a span here already."""
         return self._span is not None and self._span.get_span_context().is_valid
 
-    def come_from(self, remote: Span | None) -> None:
-        """Take the caller's span as what turns are linked to.
+    def come_from(self, remote: Span) -> None:
+        """Take the caller's span as what turns are linked to, unless somebody outside has a span in its trace.
 
         It is not made current: an instrumentation inside does that, or nobody.
         """
-        self.session._origin = self._scope.link = remote
+        if self._span is None or self._span.get_span_context().trace_id != remote.get_span_context().trace_id:
+            self.session._origin = self._scope.link = remote
 
     def enter(self) -> None:
         """Hold the session for the running task and those it starts from now on."""

@@ -14,12 +14,12 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
 from opentelemetry.semconv.attributes.exception_attributes import EXCEPTION_STACKTRACE
 from opentelemetry.trace import TracerProvider
 
-from .._conversation._semconv import CONVERSATION_ID
+from .._conversation._semconv import CONVERSATION_ID, RESPONSE_TIME_TO_FIRST_CHUNK
 from .._setup import Tracing, configure
 from .._tracer import Provider
 from ._deterministic import SequentialIds, TickingClock
 from ._memory import Memory
-from ._record import EventRecord, SpanRecord
+from ._record import SpanRecord
 from ._tree import Node, draw, forest
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["Capture", "capture"]
 
 _MADE_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+# What Python says of an object that says nothing of itself.
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+_OTHER_IN_EVERY_RUN = frozenset({EXCEPTION_STACKTRACE, RESPONSE_TIME_TO_FIRST_CHUNK})
 
 
 def capture(
@@ -119,7 +122,8 @@ class Capture:
     def snapshot(self) -> list[dict[str, Any]]:
         """The trees as nested dicts that are the same in every run: without ids, times, links, stacks, empty fields.
 
-        Conversation ids that were made up (and not given) become `conversation-1`, `conversation-2`, ...
+        Conversation ids that were made up (and not given) become `conversation-1`, `conversation-2`, ..., and objects
+        that are shown by where they are in memory lose their address.
         """
         names = _Names()
         return [_outline(node, names) for node in forest(self.spans)]
@@ -163,21 +167,28 @@ class _Names:
 
 def _outline(node: Node, names: _Names) -> dict[str, Any]:
     span = node.span
-    attributes = dict(span.attributes)
+    attributes = _steady(span.attributes)
     if isinstance(found := attributes.get(CONVERSATION_ID), str):
         attributes[CONVERSATION_ID] = names.of(found)
     status = "" if span.status == "UNSET" else span.status
     fields = {
-        "name": span.name,
+        "name": _steady(span.name),
         "kind": span.kind,
-        "status": f"{status}: {span.status_message}" if span.status_message else status,
+        "status": _steady(f"{status}: {span.status_message}") if span.status_message else status,
         "attributes": attributes,
-        "events": [_event(event) for event in span.events],
+        "events": [{"name": event.name, "attributes": _steady(event.attributes)} for event in span.events],
         "children": [_outline(child, names) for child in node.children],
     }
     return {name: value for name, value in fields.items() if value}
 
 
-def _event(event: EventRecord) -> dict[str, Any]:
-    attributes = {key: value for key, value in event.attributes.items() if key != EXCEPTION_STACKTRACE}
-    return {"name": event.name, "attributes": attributes}
+def _steady(value: Any) -> Any:
+    """A plain value without what differs from run to run."""
+    if isinstance(value, str):
+        return _ADDRESS.sub(" at 0x...", value)
+    if isinstance(value, list):
+        return [_steady(item) for item in cast("list[Any]", value)]
+    if isinstance(value, dict):
+        items = cast("dict[str, Any]", value).items()
+        return {key: _steady(item) for key, item in items if key not in _OTHER_IN_EVERY_RUN}
+    return value

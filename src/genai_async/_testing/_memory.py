@@ -63,6 +63,7 @@ def record_of(span: ReadableSpan) -> SpanRecord:
         trace_id=f"{context.trace_id:032x}",
         span_id=f"{context.span_id:016x}",
         parent_span_id=f"{span.parent.span_id:016x}" if span.parent else None,
+        is_parent_remote=span.parent is not None and span.parent.is_remote,
         kind=span.kind.name,
         start_ns=span.start_time or 0,
         end_ns=span.end_time or 0,

@@ -28,6 +28,7 @@ class LinkRecord(Struct, frozen=True, kw_only=True):
 class SpanRecord(Struct, frozen=True, kw_only=True):
     """One finished span; ids are lower-case hex, `parent_span_id` is None for a root.
 
+    `is_parent_remote` says that the parent is a span of another process, as far as the SDK or the wire told.
     Two records compare equal when all their fields do, so a snapshot is a comparison with plain values;
     `msgspec.to_builtins(record)` makes a dict of it.
     """
@@ -36,6 +37,7 @@ class SpanRecord(Struct, frozen=True, kw_only=True):
     trace_id: str
     span_id: str
     parent_span_id: str | None = None
+    is_parent_remote: bool = False
     kind: str = "INTERNAL"
     start_ns: int = 0
     end_ns: int = 0

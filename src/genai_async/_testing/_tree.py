@@ -47,10 +47,12 @@ class Line:
 
 
 def label(span: SpanRecord) -> str:
-    """The span in one line: its name, and what went wrong."""
-    if span.status != "ERROR":
-        return span.name
-    return f"{span.name} ! {span.attributes.get(ERROR_TYPE) or span.status_message or 'error'}"
+    """The span in one line: its name, and what went wrong; in quotes where that would not be read as one line."""
+    text = span.name
+    if span.status == "ERROR":
+        text = f"{text} ! {span.attributes.get(ERROR_TYPE) or span.status_message or 'error'}"
+    is_plain = text.splitlines() == [text.rstrip()] and not _guides_of(text)
+    return text if is_plain else repr(text)
 
 
 def forest(spans: Iterable[SpanRecord]) -> list[Node]:
@@ -68,14 +70,18 @@ def parse(text: str) -> list[Line]:
     roots: list[Line] = []
     above: list[tuple[int, Line]] = []
     for written in filter(str.strip, text.splitlines()):
-        guides = _GUIDES.match(written)
-        depth = guides.end() if guides else 0
+        depth = len(_guides_of(written))
         line = Line(written[depth:].rstrip())
         while above and above[-1][0] >= depth:
             above.pop()
         (above[-1][1].children if above else roots).append(line)
         above.append((depth, line))
     return roots
+
+
+def _guides_of(line: str) -> str:
+    found = _GUIDES.match(line)
+    return found[0] if found else ""
 
 
 def draw(branches: Sequence[Branch], *, any_order: bool = False) -> str:

@@ -23,6 +23,7 @@ PROTOBUF_TYPE = "application/x-protobuf"
 
 _KINDS = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
 _STATUSES = ("UNSET", "OK", "ERROR")
+_PARENT_IS_REMOTE = 0x200
 _IDS = frozenset({"traceId", "spanId", "parentSpanId"})
 
 
@@ -80,6 +81,7 @@ class _Span(_Attributed, rename="camel"):
     trace_id: str = ""
     span_id: str = ""
     parent_span_id: str = ""
+    flags: int = 0
     name: str = ""
     kind: int = 0
     start_time_unix_nano: int | str = 0
@@ -166,6 +168,7 @@ def _record(span: _Span, scope: str, resource: dict[str, Any]) -> SpanRecord:
         trace_id=_identifier(span.trace_id, 16),
         span_id=_identifier(span.span_id, 8),
         parent_span_id=_identifier(span.parent_span_id, 8) if span.parent_span_id else None,
+        is_parent_remote=bool(span.flags & _PARENT_IS_REMOTE),
         kind=_KINDS[span.kind],
         start_ns=int(span.start_time_unix_nano),
         end_ns=int(span.end_time_unix_nano),
