@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -407,6 +408,31 @@ def test_an_exception_is_recorded_once(spans: Traced, session: ga.Session) -> No
             raise CustomError("x")
     assert [(span.status, len(span.events)) for span in spans.spans] == [("ERROR", 0), ("ERROR", 0), ("ERROR", 1)]
     assert "test_an_exception_is_recorded_once" in spans.last().events[0].attributes["exception.stacktrace"]
+
+
+def test_that_an_exception_was_recorded_is_not_told_on_it(spans: Traced, session: ga.Session) -> None:
+    """A handler that shows an exception's attributes to a client shows nothing of the tracing."""
+    with pytest.raises(CustomError) as raised, session.start_turn() as turn, turn.start_tool("t"):
+        raise CustomError("x")
+    assert vars(raised.value) == {}
+
+
+def test_another_exception_at_the_same_address_is_recorded(spans: Traced, turn: ga.Turn) -> None:
+    """An exception that stands where an earlier one stood in memory is told from it."""
+    with suppress(CustomError), turn.start_tool("t"):
+        raise_one_at(address := [])
+    others = [CustomError("other") for _ in range(1000)]
+    turn.record_error(next(error for error in others if [id(error)] == address)).end()
+    assert [span.events[0].attributes["exception.message"] for span in spans.spans] == ["other", "first"]
+
+
+def raise_one_at(address: list[int]) -> None:
+    error = CustomError("first")
+    address.append(id(error))
+    try:
+        raise error
+    finally:
+        del error  # or this frame holds it, and it holds this frame
 
 
 def test_an_error_that_was_handled_is_not_recorded(spans: Traced, turn: ga.Turn) -> None:

@@ -13,6 +13,11 @@ class FieldError(ValueError):
     """A value that cannot be recorded; the text tells of types only, never the value, so that it may be logged."""
 
 
+def reason_of(exc: Exception) -> str:
+    """Why something is dropped, to be logged: what other code raises may repeat the value that it choked on."""
+    return str(exc) if isinstance(exc, FieldError) else type(exc).__name__
+
+
 class Faults:
     """Counts what was dropped before it could become a span's attribute."""
 

@@ -8,17 +8,28 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
 
 from msgspec.structs import astuple
 from opentelemetry.context import Context
-from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind, Status, StatusCode, format_span_id, format_trace_id
+from opentelemetry.trace import (
+    INVALID_SPAN,
+    INVALID_SPAN_CONTEXT,
+    Link,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    format_span_id,
+    format_trace_id,
+)
 
 from .._loop import still_runs
 from . import _semconv as sc
 from ._carrier import write_carrier
 from ._clock import Time, to_ns
 from ._content import Gate
-from ._faults import FieldError
+from ._faults import FieldError, reason_of
 from ._fields import USAGE_KEYS, Field
 from ._messages import Usage
-from ._outcome import Outcome, message_of, outcome_of, stack_of, type_name
+from ._outcome import Outcome, message_of, origin_of, outcome_of, stack_of, type_name
 from ._runtime import Runtime
 from ._scope import Scope, context_with, current_context, enter, leave_one, span_of
 
@@ -26,7 +37,6 @@ if TYPE_CHECKING:
     from ._session import Session
 
 
-_RECORDED_IN: Final = "__genai_async_recorded_in__"
 # What a span belongs to and is decides how backends group it.
 _IDENTITY: Final = frozenset({sc.CONVERSATION_ID, sc.OPERATION})
 _LONGEST_NAME: Final = 64
@@ -51,6 +61,7 @@ class SpanHandle:
         "_once",
         "_outcome",
         "_parent",
+        "_recorded",
         "_runtime",
         "_scopes",
         "_session",
@@ -120,15 +131,16 @@ class SpanHandle:
         name = f"{operation} {subject}" if isinstance(subject, str) else operation
         if link is None and self._parent is not None:
             link = self._parent._link_onward()
-        links = [Link(link.get_span_context())] if link is not None and link.get_span_context().is_valid else None
+        linked = None if link is None else context_of(link)
+        links = [Link(linked)] if linked is not None and linked.is_valid else None
         start_ns = None if start_time is None else self._time(start_time)
         try:
-            self._span = runtime.tracer.start_span(name, self._base, kind, attributes, links, start_ns)
+            span = runtime.tracer.start_span(name, self._base, kind, attributes, links, start_ns)
+            if span.is_recording():
+                self._attributes = {}
+            self._span = span
         except Exception as exc:  # the provider, its samplers and processors are other people's
-            runtime.faults.drop("a span that its provider could not start", type(exc).__name__)
-            return
-        if self._span.is_recording():
-            self._attributes = {}
+            self._drop("a span that its provider could not start", exc)
 
     def _link_onward(self) -> Span | None:
         """What spans started here are linked to; nothing, where they are children."""
@@ -207,12 +219,12 @@ class SpanHandle:
     @property
     def trace_id(self) -> str:
         """The trace's id as 32 hex digits; zeros if nothing is set up."""
-        return format_trace_id(self._span.get_span_context().trace_id)
+        return format_trace_id(context_of(self._span).trace_id)
 
     @property
     def span_id(self) -> str:
         """The span's id as 16 hex digits; zeros if nothing is set up."""
-        return format_span_id(self._span.get_span_context().span_id)
+        return format_span_id(context_of(self._span).span_id)
 
     @property
     def is_recording(self) -> bool:
@@ -332,9 +344,7 @@ class SpanHandle:
         return False
 
     def _drop(self, kind: str, exc: Exception) -> None:
-        # Our own checks tell only of types; what other code raises may repeat the value that it choked on.
-        reason = str(exc) if isinstance(exc, FieldError) else type(exc).__name__
-        cast(Runtime, self._runtime).faults.drop(kind, reason)
+        cast(Runtime, self._runtime).faults.drop(kind, reason_of(exc))
 
     def _record(self, fields: Mapping[str, Any]) -> None:
         attributes = self._attributes
@@ -393,25 +403,37 @@ class SpanHandle:
                 self._drop(key, FieldError("expected an integer that isn't negative"))
 
     def _note(self, error: BaseException | str) -> None:
-        if not isinstance(error, BaseException | str):
-            self._drop("an error", FieldError(f"expected an exception or a word, not {type(error).__name__}"))
+        try:
+            self._note_outcome(error)
+        except Exception as exc:  # an exception can be any object, and say anything of itself
+            self._drop("an error", exc)
+
+    def _note_outcome(self, error: BaseException | str) -> None:
         outcome = outcome_of(error)
         if outcome.is_withdrawn and not cast(Runtime, self._runtime).cancellation_is_error:
             return
         self._outcome = outcome
+        if not isinstance(error, BaseException | str):
+            raise FieldError(f"expected an exception or a word, not {type(error).__name__}")
         if outcome.exception is not None and self._is_new(outcome.exception):
             self._add_exception(outcome.exception)
 
     def _is_new(self, error: BaseException) -> bool:
-        """Whether no span of this trace has recorded the exception: it belongs to the innermost that it came out of.
+        """Whether neither this nor a span below has recorded the exception, which is the innermost's that it came from.
 
-        Noted on the exception itself: its `id` is soon another's, and holding it would hold its frames.
+        Neither is a mark put on the exception, which others show and copy, nor is the exception kept, which would hold
+        its frames. Its address alone is soon another's.
         """
-        trace_id = self._span.get_span_context().trace_id
-        noted = vars(error)
-        if noted.get(_RECORDED_IN) == trace_id:
+        trace_id = context_of(self._span).trace_id
+        mark = (trace_id, id(error), *origin_of(error), hash(message_of(error)))
+        if mark in getattr(self, "_recorded", ()):
             return False
-        noted[_RECORDED_IN] = trace_id
+        handle: SpanHandle | None = self
+        while handle is not None:
+            if not hasattr(handle, "_recorded"):
+                handle._recorded = set[tuple[object, ...]]()
+            handle._recorded.add(mark)
+            handle = handle._parent
         return True
 
     def _add_exception(self, error: BaseException) -> None:
@@ -421,27 +443,32 @@ class SpanHandle:
             "exception.message": gate.text(message_of(error)),
             "exception.stacktrace": gate.text(stack_of(error)),
         }
-        try:
-            self._span.add_event("exception", {key: value for key, value in event.items() if value is not None})
-        except Exception as exc:
-            self._drop("an exception event", exc)
+        self._span.add_event("exception", {key: value for key, value in event.items() if value is not None})
 
     def _finish(self, attributes: dict[str, Any], error: BaseException | str | None, end_time: Time | None) -> None:
-        runtime = cast(Runtime, self._runtime)
-        end_ns = None if end_time is None else self._end_ns(end_time)
+        end_ns: int | None = None
         try:
             try:
                 if error is not None:
                     self._note(error)
-                self._complete(attributes)
-                self._write(attributes)
+                if end_time is not None:
+                    end_ns = self._end_ns(end_time)
+                # A guard each: what one of them stumbles over takes nothing else with it.
+                try:
+                    self._complete(attributes)
+                except Exception as exc:
+                    self._drop("what a span knows at its end", exc)
+                try:
+                    self._write(attributes)
+                except Exception as exc:
+                    self._drop("what was recorded on a span", exc)
             finally:
                 # Whatever interrupts the writing, Ctrl-C in a redactor too, the span ends and is counted.
                 self._span.end(end_ns)
         except Exception as exc:  # the provider's own and its processors' faults stay theirs
-            runtime.faults.drop("a span that its provider could not end", type(exc).__name__)
+            self._drop("a span that its provider could not end", exc)
         self._content = {}
-        position = runtime.delivery.position
+        position = cast(Runtime, self._runtime).delivery.position
         handle: SpanHandle | None = self
         while handle is not None:
             handle._last = position
@@ -479,8 +506,19 @@ class SpanHandle:
 
     def _end_ns(self, value: Time) -> int | None:
         end_ns = self._time(value)
-        started_ns = getattr(self._span, "start_time", None)
+        try:
+            started_ns = getattr(self._span, "start_time", None)
+        except Exception:  # the provider's own
+            return end_ns
         if end_ns is not None and isinstance(started_ns, int) and end_ns < started_ns:
             self._drop("a time", FieldError("the end lies before the start"))
             return started_ns
         return end_ns
+
+
+def context_of(span: Span) -> SpanContext:
+    """A span's ids; those of no span, where the provider's span cannot tell them."""
+    try:
+        return span.get_span_context()
+    except Exception:
+        return INVALID_SPAN_CONTEXT
