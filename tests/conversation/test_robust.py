@@ -6,13 +6,14 @@ from collections.abc import Callable
 from datetime import datetime, timedelta, tzinfo
 from enum import Enum
 from typing import Any
+from uuid import UUID
 
 import pytest
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, Tracer, TracerProvider
 
 import genai_async as ga
 
-from .support import Traced
+from .support import Traced, traced
 
 
 class Hostile:
@@ -445,3 +446,53 @@ def test_an_exception_that_cannot_be_looked_at_is_an_error(
     assert (span.status, span.attributes["error.type"].rpartition(".")[2]) == ("ERROR", kind)
     assert len(span.events) == 1
     assert "gen_ai.input.messages" in span.attributes
+
+
+class Word(str, Enum):  # noqa: UP042 - the kind that people have
+    """An enumeration whose members show their names."""
+
+    STOP = "stop"
+
+
+def test_an_enumeration_names_and_ends_a_conversation(spans: Traced) -> None:
+    """The session's id, too, and each of several words, are what a member stands for."""
+    session = ga.Session(session_id=Word.STOP)
+    session.start_turn().record(finish_reasons=[Word.STOP], stop_sequences=Word.STOP).end()
+    found = spans.last().attributes
+    assert type(session.session_id) is str
+    assert found["gen_ai.conversation.id"] == "stop"
+    assert list(map(type, found["gen_ai.response.finish_reasons"])) == [str]
+    assert list(map(type, found["gen_ai.request.stop_sequences"])) == [str]
+
+
+def test_a_session_id_may_be_a_key(spans: Traced) -> None:
+    """A number and a UUID name a conversation as their text does."""
+    key = UUID(int=7)
+    assert ga.Session(session_id=key).session_id == str(key)
+    assert ga.Session(session_id=42).session_id == "42"
+    assert spans.faults == {}
+
+
+@pytest.mark.parametrize(
+    "wrong", [10**5000, b"x", 1.5, True, "x" * 20_000, Hostile()], ids=lambda value: type(value).__name__
+)
+def test_a_session_id_that_is_none_is_counted(spans: Traced, wrong: Any) -> None:
+    """What cannot name a conversation is counted, and the conversation gets an id of its own."""
+    assert len({ga.Session(session_id=wrong).session_id for _ in range(2)}) == 2
+    assert spans.faults == {"a session id": 2}
+
+
+def test_nobody_has_to_be_set_up_for_a_wrong_session_id() -> None:
+    """Without a set-up nothing is counted, and nothing is raised either."""
+    assert ga.Session(session_id=10**5000).session_id != ga.Session(session_id="").session_id
+
+
+def test_one_attribute_of_the_callers_own_costs_no_other(spans: Traced) -> None:
+    """A key that is no text and a value that cannot be read are counted, and their neighbours stay."""
+    with traced(redact=lambda text: text) as redacted:
+        for found in (redacted, spans):
+            turn = ga.Session().start_turn(attributes={5: "five", "ok": 1, "bad": [Hostile()]})
+            turn.set_attributes({6: "six", "fine": 2}).end()
+            assert (found.last().attributes["ok"], found.last().attributes["fine"]) == (1, 2)
+            assert found.faults["an attribute"] >= 2
+            redacted.tracing.shutdown()

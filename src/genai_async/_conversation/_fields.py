@@ -41,10 +41,12 @@ class Field(NamedTuple):
 
 
 def text(value: Any) -> str:
-    """A string."""
+    """A string; a member of an enumeration is the text that it stands for."""
+    if type(value) is str:
+        return value
     if not isinstance(value, str):
         raise FieldError(f"expected a string, not {type(value).__name__}")
-    return value
+    return str.__str__(value)
 
 
 def count(value: Any) -> int:
@@ -75,7 +77,7 @@ def number(value: Any) -> float:
 def texts(value: Any) -> list[str]:
     """Strings in order; a single string is a list of one."""
     if isinstance(value, str):
-        return [value]
+        return [text(value)]
     if not isinstance(value, Iterable):
         raise FieldError(f"expected strings, not {type(value).__name__}")
     return [text(item) for item in cast("Iterable[Any]", value)]

@@ -173,18 +173,27 @@ class SpanHandle:
         return attributes
 
     def _own(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
-        gate = self._gate
         found: dict[str, Any] = {}
         try:
-            for key, value in dict(attributes).items():
-                if key in _IDENTITY:
-                    self._drop("an attribute of the library's own", FieldError(f"{key} is not the caller's to set"))
-                elif isinstance(key, str):
-                    found[key if gate.redact is None else gate.attribute(key)] = gate.attribute(value)
+            given = list(dict(attributes).items())
         except Exception as exc:
             self._drop("attributes that cannot be read", exc)
-            return {}
+            return found
+        for key, value in given:
+            try:
+                self._add_own(key, value, found)
+            except Exception as exc:
+                self._drop("an attribute", exc)
         return found
+
+    def _add_own(self, key: Any, value: Any, found: dict[str, Any]) -> None:
+        gate = self._gate
+        if key in _IDENTITY:
+            self._drop("an attribute of the library's own", FieldError(f"{key} is not the caller's to set"))
+        elif not isinstance(key, str):
+            raise FieldError(f"its key is a {type(key).__name__}")
+        else:
+            found[key if gate.redact is None else gate.attribute(key)] = gate.attribute(value)
 
     @property
     def span(self) -> Span:

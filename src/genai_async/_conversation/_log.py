@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, cast
+from uuid import UUID
 
 import msgspec
 
@@ -12,7 +13,7 @@ from ._clock import Time, to_ns
 from ._faults import FieldError
 from ._handle import SpanHandle
 from ._messages import Usage
-from ._runtime import current_runtime
+from ._runtime import drop
 from ._session import Session
 from ._spans import LLM, SubAgent, Tool, Turn
 
@@ -88,7 +89,7 @@ class LogResult(msgspec.Struct, frozen=True):
 def log_turn(
     user_message: str | None = None,
     *,
-    session_id: str | None = None,
+    session_id: str | int | UUID | None = None,
     input_messages: MessagesLike | None = None,
     output_messages: MessagesLike | None = None,
     system_instructions: InstructionsLike | None = None,
@@ -152,7 +153,7 @@ def log_turn(
 def log_session(
     turns: Iterable[LoggedTurn],
     *,
-    session_id: str | None = None,
+    session_id: str | int | UUID | None = None,
     agent_name: str = "",
     model: str = "",
     agent_description: str = "",
@@ -243,7 +244,7 @@ def _recorded(handle: SubAgent | LLM, fields: object) -> SpanHandle:
     try:
         named = {str(name): value for name, value in dict(cast("Mapping[object, Any]", fields)).items()}
     except Exception as exc:
-        _drop("the fields of a logged span", exc)
+        drop("the fields of a logged span", exc)
     else:
         handle._record(named)
     return handle
@@ -270,18 +271,12 @@ def _only(kind: type[_Record] | tuple[type[_Record], ...], given: Iterable[_Reco
     try:
         found = [given] if isinstance(given, kind) else list(given)
     except Exception as exc:
-        _drop("logged spans", exc)
+        drop("logged spans", exc)
         return []
     for item in found:
         if not isinstance(item, kind):
-            _drop("logged spans", FieldError(f"a {type(item).__name__} is no record of a span"))
+            drop("logged spans", FieldError(f"a {type(item).__name__} is no record of a span"))
     return [item for item in found if isinstance(item, kind)]
-
-
-def _drop(kind: str, exc: Exception) -> None:
-    runtime = current_runtime()
-    if runtime is not None:
-        runtime.faults.drop(kind, exc if isinstance(exc, FieldError) else type(exc).__name__)
 
 
 def _times(tree: _Tree, within: _Times) -> _Times:
