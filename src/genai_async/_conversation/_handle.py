@@ -29,7 +29,7 @@ from ._content import Gate
 from ._faults import FieldError, reason_of
 from ._fields import USAGE_KEYS, Field
 from ._messages import Usage
-from ._outcome import Outcome, message_of, origin_of, outcome_of, stack_of, type_name
+from ._outcome import OTHER, Outcome, message_of, origin_of, outcome_of, stack_of, type_name
 from ._runtime import Runtime
 from ._scope import Scope, context_with, current_context, enter, leave_one, span_of
 
@@ -419,6 +419,10 @@ class SpanHandle:
 
     def _note_outcome(self, error: BaseException | str) -> None:
         outcome = outcome_of(error)
+        word = outcome.error_type
+        if isinstance(error, str) and outcome.text is None and self._gate.attribute(word) != word:
+            # What a redactor would change in it is content.
+            outcome = Outcome(OTHER, None, word)
         if outcome.is_withdrawn and not cast(Runtime, self._runtime).cancellation_is_error:
             return
         self._outcome = outcome

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from types import CodeType
 from typing import Final, NamedTuple, cast
@@ -11,7 +12,8 @@ from .._loop import is_cancellation, is_overdue, is_timeout
 CANCELLED: Final = "cancelled"
 TIMEOUT: Final = "timeout"
 ABANDONED: Final = "abandoned"
-MAX_WORD: Final = 100
+# A type is an identifier; anything else is what somebody would read, and would be a new type each time.
+_WORD: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _MAX_DEPTH: Final = 10_000  # of groups in groups; one may say that it holds itself
 OTHER: Final = "_OTHER"  # the conventions' word where there is none
 
@@ -47,9 +49,8 @@ def outcome_of(error: BaseException | str) -> Outcome:
 
 def _classified(error: BaseException | str) -> Outcome:
     if isinstance(error, str):
-        # More than a word is what somebody would read, and as a type it would be a new one each time.
-        is_word = len(error) <= MAX_WORD and error.split() == [error]
-        return Outcome(error, None) if is_word else Outcome(OTHER, None, error)
+        word = str.__str__(error)
+        return Outcome(word, None) if _WORD.fullmatch(word) else Outcome(OTHER, None, word)
     if not isinstance(error, BaseException):
         return Outcome(OTHER, None)
     error = _alone(error)

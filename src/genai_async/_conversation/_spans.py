@@ -471,9 +471,8 @@ class LLM(_StartsTools):
         start_time: Time | None,
     ) -> None:
         self.model = _given_text(model) or self._agents_model()
-        if _given_text(operation) is None:
-            self._drop("operation", FieldError("expected a word"))
-            operation = sc.CHAT
+        if type(operation) is not str or operation not in sc.INFERENCE_OPERATIONS:
+            operation = self._checked_operation(operation)
         address, port = server
         known = (
             (sc.PROVIDER, provider),
@@ -483,6 +482,13 @@ class LLM(_StartsTools):
             (sc.SERVER_PORT, port),
         )
         self._start(operation, sc.REQUEST_MODEL, known, own=own, kind=SpanKind.CLIENT, start_time=start_time)
+
+    def _checked_operation(self, operation: object) -> str:
+        word = _given_text(operation)
+        if word is None:
+            self._drop("operation", FieldError("expected a word"))
+            return sc.CHAT
+        return word if word in sc.INFERENCE_OPERATIONS else self._gate.attribute(word) or sc.CHAT
 
     def _agents_model(self) -> str | None:
         agent = agent_of(self)
