@@ -125,9 +125,9 @@ class Tracing:
         given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
         _check(given)
         self._faults = Faults()
-        self._gate = _gate(given, self._faults)
         self._cancellation_is_error = cast(bool, given.get("record_cancellation_as_error", True))
         foreign = _globals.meant_by(given.get("tracer_provider")) or _existing_provider()
+        self._gate = _gate(given, self._faults, foreign)
         self._exporter = _exporter(given, is_joining=foreign is not None)
         self._owns_provider = foreign is None
         self._provider: trace.TracerProvider = foreign or _own_provider(given)
@@ -465,16 +465,26 @@ def _check(given: Mapping[str, Any]) -> None:
         raise ConfigurationError("transport: must be an httpx.AsyncBaseTransport")
 
 
-def _gate(given: Mapping[str, Any], faults: Faults) -> Gate:
+def _gate(given: Mapping[str, Any], faults: Faults, foreign: trace.TracerProvider | None) -> Gate:
     redact = checked_redactor(given.get("redact"))
     # A longer JSON text would be cut by the span itself, in the middle.
     try:
-        longest = SpanLimits().max_span_attribute_length
+        own = SpanLimits().max_span_attribute_length
     except ValueError as exc:
         raise ConfigurationError(str(exc)) from exc
-    limit_bytes = MAX_CONTENT_BYTES if longest is None else min(longest, MAX_CONTENT_BYTES)
+    limit_bytes = min([limit for limit in (own, _limit_of(foreign)) if limit is not None], default=MAX_CONTENT_BYTES)
+    limit_bytes = min(limit_bytes, MAX_CONTENT_BYTES)
     capture = given.get("capture_content")
     return Gate(_capture_from_environment() if capture is None else capture, redact, limit_bytes, faults)
+
+
+def _limit_of(provider: trace.TracerProvider | None) -> int | None:
+    """The longest attribute that a provider's spans keep, where it is one of the SDK's; it has no public name."""
+    try:
+        limit = cast(Any, provider)._span_limits.max_span_attribute_length
+    except Exception:
+        return None
+    return limit if isinstance(limit, int) else None
 
 
 def _capture_from_environment() -> bool:

@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from tests.pace import paces
 
 import genai_async as ga
@@ -641,3 +644,65 @@ def test_the_operation_is_redacted() -> None:
         ga.start_llm(provider_name="p", operation=KEY).end()
         ga.start_llm(provider_name="p", operation="generate_content").end()
     assert [span.name for span in spans.spans] == ["<27>", "generate_content"]
+
+
+@pytest.mark.parametrize("limit", [100, 300])
+def test_the_limit_of_a_joined_provider_never_cuts_json(limit: int) -> None:
+    """Where the program's own provider keeps less of an attribute, the gate knows."""
+    provider = TracerProvider(span_limits=SpanLimits(max_span_attribute_length=limit))
+    memory = InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(memory))
+    with traced(tracer_provider=provider):
+        ga.Session().start_turn("Where is my parcel? " * 50).end()
+    (span,) = memory.get_finished_spans()
+    text = str((span.attributes or {})["gen_ai.input.messages"])
+    assert len(text) <= limit
+    assert "truncated" in json.dumps(json.loads(text))
+
+
+def test_a_value_is_checked_before_it_is_redacted() -> None:
+    """A redactor makes no text of what is none, and sees the items of an iterator."""
+    for redact in (None, str):
+        with traced(redact=redact) as spans:
+            llm = ga.start_llm("m", provider_name="p")
+            llm.record(finish_reasons=iter(["stop"]), response_model=object(), seed="7").end()
+        found = spans.last().attributes
+        assert list(found["gen_ai.response.finish_reasons"]) == ["stop"]
+        assert not {"gen_ai.response.model", "gen_ai.request.seed"} & found.keys()
+        assert {"LLM.response_model", "LLM.seed"} <= spans.faults.keys()
+
+
+def test_a_text_of_which_nothing_is_left_is_left_out() -> None:
+    """A redactor that returns None takes the attribute away, and the word out of the span's name."""
+    with traced(redact=lambda text: None) as spans:
+        llm = ga.start_llm("gpt-4o", provider_name="openai", attributes={"own": "x", "number": 5})
+        llm.set_attributes({"other": ""}).record(response_id="r", finish_reasons=["stop"]).end(error="word")
+    span = spans.last()
+    assert span.name == "chat"
+    assert set(span.attributes) == {"gen_ai.operation.name", "gen_ai.response.finish_reasons", "error.type"}
+
+
+HUGE = "x" * 3_000_000
+
+
+def test_no_attribute_is_larger_than_the_limit() -> None:
+    """Words, names and lists are capped, too, whether they are redacted or not."""
+    for redact in (None, str):
+        with traced(redact=redact) as spans:
+            llm = ga.start_llm(HUGE, provider_name=HUGE, operation=HUGE, stop_sequences=[HUGE], attributes={"a": HUGE})
+            llm.record(response_id=HUGE, model=HUGE).set_attributes(
+                {"list": [HUGE, 1], "deep": {"a": [HUGE] * 5}}
+            ).end()
+            ga.start_tool("t", description=HUGE, call_id=HUGE).end(error=HUGE)
+        for span in spans.spans:
+            assert len(span.name) <= 300
+            assert len(span.status_message) <= MAX_CONTENT_BYTES
+            for key, value in span.attributes.items():
+                assert 0 < len(json.dumps(value, ensure_ascii=False).encode()) <= MAX_CONTENT_BYTES + 2, key
+        assert {"list", "deep"} <= spans.spans[0].attributes.keys()
+
+
+@pytest.mark.parametrize("value", [[1, "a"], (True, None), {"a": [b"x"]}, [1.5, float("inf")], [1 << 70]])
+def test_a_small_value_of_the_callers_own_stays_what_it_is(spans: Traced, value: Any) -> None:
+    """Capping does not change what is small."""
+    assert Gate(True).attribute(value) in (value, [str(1 << 70)])

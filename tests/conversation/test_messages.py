@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from itertools import repeat
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from tests.pace import paces
 
 import genai_async as ga
 
-from .support import Traced
+from .support import Traced, traced
 
 # The conventions' schemas are not part of this repository; where they lie beside it, they are asked as well.
 _SCHEMAS = Path(__file__).parents[3] / "shared" / "semconv"
@@ -737,3 +738,89 @@ def test_a_long_json_text_stays_text(spans: Traced, turn: ga.Turn) -> None:
         with turn.start_tool("t") as tool:
             tool.result = json.dumps(given)
         assert type(spans.json("gen_ai.tool.call.result")) is kind
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [lambda: map(ga.TextPart, ["secret", "plans"]), lambda: iter([{"type": "text", "text": "secret"}, "plans"])],
+)
+def test_parts_may_come_from_an_iterator(spans: Traced, turn: ga.Turn, parts: Callable[[], Any]) -> None:
+    """A message's parts are read once, whatever holds them."""
+    turn.start_llm("m", provider_name="p", input_messages=[ga.Message("user", parts())]).end()
+    (message,) = spans.json("gen_ai.input.messages")
+    assert [part["content"] for part in message["parts"]] == ["secret", "plans"]
+
+
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "[" * 100_000}}
+BROKEN = {"type": "function", "function": {"name": "f", "arguments": '{"a": "\ud800"}'}}
+
+
+def test_a_bad_message_or_part_costs_itself(spans: Traced, turn: ga.Turn) -> None:
+    """What cannot be recorded is counted piece by piece; all that stands beside it stays."""
+    parts = ["one", 5, ga.FilePart("image", 7), {"type": "text", "text": "two"}]  # type: ignore[arg-type]
+    messages = ["hello", 3, {"role": "user", "content": parts}, ga.Message("user", parts), {"oops": 1}, "bye"]
+    turn.start_llm("m", provider_name="p", input_messages=messages).end()
+    found = [[part["content"] for part in message["parts"]] for message in spans.json("gen_ai.input.messages")]
+    assert found == [["hello"], ["one", "two"], ["one", "two"], ["bye"]]
+    assert spans.faults == {"LLM.input_messages": 6}
+
+
+def test_a_bad_instruction_tool_or_reason_costs_itself(spans: Traced, turn: ga.Turn) -> None:
+    """So it is with instructions, tool definitions, and lists of words."""
+    tools = [{"name": "a"}, {"description": "no name"}, "b", {"name": "c"}]
+    llm = turn.start_llm("m", provider_name="p", system_instructions=["be", 5, "nice"], tool_definitions=tools)  # type: ignore[list-item]
+    llm.record(finish_reasons=["stop", None, "length"], stop_sequences=[1, 2]).end()  # type: ignore[list-item]
+    assert [part["content"] for part in spans.json("gen_ai.system_instructions")] == ["be", "nice"]
+    assert [tool["name"] for tool in spans.json("gen_ai.tool.definitions")] == ["a", "c"]
+    found = spans.last().attributes
+    assert list(found["gen_ai.response.finish_reasons"]) == ["stop", "length"]
+    assert "gen_ai.request.stop_sequences" not in found
+    assert spans.faults == {
+        "LLM.system_instructions": 1,
+        "LLM.tool_definitions": 2,
+        "LLM.finish_reasons": 1,
+        "LLM.stop_sequences": 1,
+    }
+
+
+def test_json_text_that_cannot_be_decoded_stays_text(spans: Traced, turn: ga.Turn) -> None:
+    """Arguments with half a character or a thousand brackets are kept as the text that they are."""
+    turn.start_llm(
+        "m", provider_name="p", input_messages=["hi", {"role": "assistant", "tool_calls": [CALL, BROKEN]}]
+    ).end()
+    _, message = spans.json("gen_ai.input.messages")
+    assert [part["arguments"][:5] for part in message["parts"]] == ["[[[[[", '{"a":']
+    turn.start_tool("t", arguments='{"a": "\ud800"}').end()
+    assert spans.json("gen_ai.tool.call.arguments") == '{"a": "\ufffd"}'
+    assert spans.faults == {}
+
+
+@pytest.mark.parametrize("redact", [None, str], ids=["plain", "redacted"])
+def test_keys_that_are_no_text_become_text(redact: Any) -> None:
+    """A mapping's keys read the same in every content, with a redactor and without."""
+    odd = {(1, 2): "x", None: 3, 4: 5}
+    with traced(redact=redact) as spans:
+        ga.start_tool("t", arguments=odd).end()
+        assert spans.json("gen_ai.tool.call.arguments") == {"(1, 2)": "x", "None": 3, "4": 5}
+        ga.start_llm("m", provider_name="p", input_messages=[ga.Message.tool_result("c", odd)]).end()
+        (part,) = spans.json("gen_ai.input.messages")[0]["parts"]
+        assert part["response"] == {"(1, 2)": "x", "None": 3, "4": 5}
+
+
+def test_media_of_wrong_types_are_refused_at_the_call(spans: Traced, turn: ga.Turn) -> None:
+    """An id, address or type that is no text costs its own part, not what the model said before."""
+    llm = turn.start_llm("m", provider_name="p").output("the whole answer")
+    for wrong in ({"file_id": 123}, {"uri": b"x"}, {"content": b"x", "mime_type": 5}, {"content": "x"}):
+        llm.attach_media(**wrong)  # type: ignore[arg-type]
+    llm.end()
+    assert [part["content"] for part in spans.json("gen_ai.output.messages")[0]["parts"]] == ["the whole answer"]
+    assert spans.faults == {"LLM.attach_media": 4}
+
+
+@pytest.mark.parametrize("field", ["input_messages", "system_instructions", "tool_definitions", "stop_sequences"])
+def test_an_iterable_without_end_is_read_so_far(spans: Traced, turn: ga.Turn, field: str) -> None:
+    """Nothing that is recorded is read for ever."""
+    item: Any = {"name": "t"} if field == "tool_definitions" else "x"
+    turn.start_llm("m", provider_name="p").record(**{field: repeat(item)}).end()
+    turn.start_llm("m", provider_name="p", input_messages=[ga.Message("user", repeat("x"))]).end()  # type: ignore[arg-type]
+    assert len(spans.spans) == 2

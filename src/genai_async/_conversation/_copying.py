@@ -277,7 +277,7 @@ class Copier:
 
     def _key(self, key: Any) -> str:
         if not isinstance(key, str):
-            (key,) = msgspec.to_builtins({key: None}, str_keys=True)
+            (key,) = msgspec.json.decode(encoder.encode({key: None}))
         found = shorten(changed(key, self._on_text, _LONGEST_KEY), _LONGEST_KEY)
         self.used_bytes += len(found) + 4
         return found

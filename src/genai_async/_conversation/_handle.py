@@ -26,10 +26,10 @@ from . import _semconv as sc
 from ._carrier import write_carrier
 from ._clock import Time, to_ns
 from ._content import Gate
-from ._faults import FieldError, reason_of
-from ._fields import USAGE_KEYS, Field
+from ._faults import FieldError, PartError, reason_of
+from ._fields import USAGE_KEYS, Field, count, text
 from ._messages import Usage
-from ._outcome import OTHER, Outcome, message_of, origin_of, outcome_of, stack_of, type_name
+from ._outcome import OTHER, Outcome, message_of, outcome_of, raised_at, stack_of, type_name
 from ._runtime import Runtime
 from ._scope import Scope, context_with, current_context, enter, leave_one, span_of
 
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 # What a span belongs to and is decides how backends group it.
 _IDENTITY: Final = frozenset({sc.CONVERSATION_ID, sc.OPERATION})
 _LONGEST_NAME: Final = 64
+_LONGEST_SPAN_NAME: Final = 300
+# No redactor and no limit has anything to say of these.
+_FIXED: Final = frozenset({bool, int, float, type(None)})
 
 
 class SpanHandle:
@@ -127,8 +130,7 @@ class SpanHandle:
         """
         runtime = cast(Runtime, self._runtime)
         attributes = self._checked_start(operation, known, own)
-        subject = attributes.get(subject_key)
-        name = f"{operation} {subject}" if isinstance(subject, str) else operation
+        name = span_name(operation, attributes.get(subject_key))
         if link is None and self._parent is not None:
             link = self._parent._link_onward()
         linked = None if link is None else context_of(link)
@@ -155,22 +157,27 @@ class SpanHandle:
             attributes[sc.CONVERSATION_ID] = session.session_id
             if session.attributes is not None:
                 attributes.update(self._own(session.attributes))
-        is_open = self._gate.redact is None
+        untouched = self._gate.untouched_length
         for key, value in known:
             if value is None:
                 continue
-            if isinstance(value, str):
-                # Of an enumeration's words, too, the text is the value.
-                word = value if type(value) is str else str.__str__(value)
-                if word:
-                    attributes[key] = word if is_open else self._gate.attribute(word)
-            elif key == sc.SERVER_PORT and type(value) is int:
-                attributes[key] = value
+            if type(value) is str and (not value or len(value) <= untouched):
+                if value:
+                    attributes[key] = value
             else:
-                self._drop(key, FieldError(f"expected a string, not {type(value).__name__}"))
+                self._add_known(key, value, attributes)
         if own is not None:
             attributes.update(self._own(own))
         return attributes
+
+    def _add_known(self, key: str, value: Any, attributes: dict[str, Any]) -> None:
+        try:
+            checked = count(value) if key == sc.SERVER_PORT else self._gate.attribute(text(value))
+        except Exception as exc:
+            self._drop(key, exc)
+            return
+        if checked is not None and checked != "":
+            attributes[key] = checked
 
     def _own(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -193,7 +200,9 @@ class SpanHandle:
         elif not isinstance(key, str):
             raise FieldError(f"its key is a {type(key).__name__}")
         else:
-            found[key if gate.redact is None else gate.attribute(key)] = gate.attribute(value)
+            name, kept = gate.attribute(key), gate.attribute(value)
+            if name is not None and (kept is not None or value is None):
+                found[name] = kept
 
     @property
     def span(self) -> Span:
@@ -359,14 +368,14 @@ class SpanHandle:
         attributes = self._attributes
         if attributes is None or (self.is_ended and not self._may_record("fields")):
             return
-        known, is_redacted = self._fields, self._gate.redact is not None
+        known, untouched = self._fields, self._gate.untouched_length
         for name, value in fields.items():
             if value is None:
                 continue
             field = known.get(name)
             if field is None:
                 self._put_unknown(name, value)
-            elif type(value) is field.plain and not is_redacted:
+            elif field.is_plain and type(value) is str and len(value) <= untouched:
                 attributes[field.key] = value
             else:
                 self._put_checked(name, field, value)
@@ -377,21 +386,30 @@ class SpanHandle:
 
     def _put_checked(self, name: str, field: Field, value: Any) -> None:
         gate = self._gate
+        if field.is_content and not gate.capture:
+            return
         try:
-            if not field.is_content:
-                checked = field.check(value if gate.redact is None else gate.attribute(value))
-            elif not gate.capture:
+            try:
+                checked = field.check(value)
+            except PartError as exc:
+                checked = exc.kept
+                for reason in exc.reasons:
+                    self._drop(f"{type(self).__name__}.{name}", FieldError(reason))
+            if field.is_message:
+                self._content[field.key] = checked
                 return
-            elif field.is_message:
-                self._content[field.key] = field.check(value)
-                return
+            if field.is_content:
+                kept = gate.json(checked, is_message=False)
             else:
-                checked = gate.json(field.check(value), is_message=False)
+                kept = checked if type(checked) in _FIXED else gate.attribute(checked)
         except Exception as exc:
             self._drop(f"{type(self).__name__}.{name}", exc)
             return
-        if checked is not None and self._attributes is not None:
-            self._attributes[field.key] = checked
+        attributes = cast("dict[str, Any]", self._attributes)
+        if kept is not None:
+            attributes[field.key] = kept
+        elif checked is None and not field.is_content:
+            attributes.pop(field.key, None)  # the conventions leave this value out: what was there is no longer so
 
     def _put_unknown(self, name: str, value: Any) -> None:
         # One kind for all names: they are the caller's, and there may be any number of them.
@@ -438,7 +456,7 @@ class SpanHandle:
         its frames. Its address alone is soon another's.
         """
         trace_id = context_of(self._span).trace_id
-        mark = (trace_id, id(error), *origin_of(error), hash(message_of(error)))
+        mark = (trace_id, id(error), *raised_at(error), hash(message_of(error)))
         if mark in getattr(self, "_recorded", ()):
             return False
         handle: SpanHandle | None = self
@@ -527,6 +545,12 @@ class SpanHandle:
             self._drop("a time", FieldError("the end lies before the start"))
             return started_ns
         return end_ns
+
+
+def span_name(operation: str, subject: object) -> str:
+    """The operation and what it is about, within what backends group by."""
+    name = f"{operation} {subject}" if isinstance(subject, str) else operation
+    return name if len(name) <= _LONGEST_SPAN_NAME else f"{name[: _LONGEST_SPAN_NAME - 1]}…"
 
 
 def context_of(span: Span) -> SpanContext:

@@ -104,7 +104,7 @@ def stack_of(error: BaseException) -> str:
     return "\n".join(["Traceback (most recent call last):", *calls, f"{type_name(error)}: {message_of(error)}"])
 
 
-def origin_of(error: BaseException) -> tuple[CodeType | None, int]:
+def raised_at(error: BaseException) -> tuple[CodeType | None, int]:
     """The code and line that raised the exception, which stay the same wherever it comes through."""
     code, line = None, 0
     for frame, line in traceback.walk_tb(error.__traceback__):  # noqa: B007 - the last one counts

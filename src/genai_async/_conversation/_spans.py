@@ -625,6 +625,9 @@ def _media_part(
 ) -> Part:
     if sum(given is not None for given in (content, uri, file_id)) != 1:
         raise FieldError("exactly one of content, uri or file_id is needed")
+    for word in (uri, file_id, mime_type, modality):
+        if word is not None:
+            f.text(word)
     kind = modality or modality_of(mime_type)
     if content is not None:
         return blob_of(content, kind, mime_type)
