@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from enum import IntEnum
 from itertools import repeat
 from pathlib import Path
 from types import SimpleNamespace
@@ -561,15 +562,90 @@ def test_media_are_one_thing(spans: Traced, turn: ga.Turn, given: dict[str, Any]
 
 
 def test_pieces_of_a_stream_become_one_message(spans: Traced, turn: ga.Turn) -> None:
-    """What the model thinks and says in pieces is one message, after those that were recorded whole."""
-    llm = turn.start_llm("m", provider_name="p")
-    llm.think("2+").output("fo").think("2").output("ur")
-    llm.record(output_messages=["first"])
+    """What the model thinks and says in pieces is one message."""
+    turn.start_llm("m", provider_name="p").think("2+").output("fo").think("2").output("ur").end()
+    spoken = ({"type": "reasoning", "content": "2+2"}, text("four"))
+    assert spans.json("gen_ai.output.messages") == [message("assistant", *spoken)]
+
+
+def test_pieces_join_the_message_that_was_recorded(spans: Traced, turn: ga.Turn) -> None:
+    """One message is one choice: what is said beside a recorded answer is part of the last one."""
+    llm = turn.start_llm("m", provider_name="p").output("more").attach_media(b"x", mime_type="image/png")
+    llm.record(output_messages=["one", "two", ga.Message.tool_result("c", 1)]).end()
+    first, second, third = spans.json("gen_ai.output.messages")
+    assert first == message("assistant", text("one"))
+    assert [part["type"] for part in second["parts"]] == ["text", "text", "blob"]
+    assert third["role"] == "tool"
+
+
+def test_what_a_model_says_is_kept_within_bounds() -> None:
+    """With capture off nothing is kept, else no more than an attribute can hold; the rest is counted."""
+    with traced(capture_content=False) as spans:
+        llm = ga.start_llm("m", provider_name="p").output("x").think("y").attach_media(b"z")
+        assert not llm._pieces
+        llm.end()
+        assert "gen_ai.output.messages" not in spans.last().attributes
+    with traced() as spans:
+        llm = ga.start_llm("m", provider_name="p").think("why")
+        for _ in range(50):
+            llm.output("x" * 100_000).attach_media(bytes(100_000))
+        kept = sum(len(piece.content) for piece in llm._pieces)  # type: ignore[union-attr]
+        llm.output("x" * 10**7).end()
+    assert 4_000_000 < kept < 5_000_000
+    assert spans.faults["LLM.output"] == 50 - 22 + 1
+    assert spans.faults["LLM.attach_media"] > 20
+    assert len(spans.last().attributes["gen_ai.output.messages"]) <= 2 * 1024 * 1024
+    assert spans.json("gen_ai.output.messages")[0]["parts"][0] == {"type": "reasoning", "content": "why"}
+
+
+def test_one_piece_that_is_too_long_is_cut(spans: Traced, turn: ga.Turn) -> None:
+    """What is said at once is kept so far as an attribute can hold it, with a marker."""
+    llm = turn.start_llm("m", provider_name="p").output("x" * 10**7)
+    assert len(llm._pieces[0].content) < 3_000_000  # type: ignore[union-attr]
     llm.end()
-    assert spans.json("gen_ai.output.messages") == [
-        message("assistant", text("first")),
-        message("assistant", {"type": "reasoning", "content": "2+2"}, text("four")),
-    ]
+    assert "truncated" in spans.json("gen_ai.output.messages")[0]["parts"][0]["content"]
+
+
+@pytest.mark.parametrize("kind", ["function_call_output", "computer_call_output", "local_shell_call_output"])
+def test_outputs_of_calls_are_the_tools(spans: Traced, turn: ga.Turn, kind: str) -> None:
+    """Items of the Responses API that hold what came of a call are said by the tool."""
+    turn.start_llm("m", provider_name="p", input_messages=[{"type": kind, "call_id": "c", "output": "o"}]).end()
+    assert spans.json("gen_ai.input.messages")[0]["role"] == "tool"
+
+
+def test_usage_as_litellm_has_it(spans: Traced, turn: ga.Turn) -> None:
+    """OpenAI's totals stay what they are beside Anthropic's counts of the cache."""
+    given = {
+        "prompt_tokens": 10,
+        "completion_tokens": 5,
+        "cache_read_input_tokens": 4,
+        "cache_creation_input_tokens": 0,
+    }
+    turn.start_llm("m", provider_name="p").record(usage=given).end()
+    found = spans.last().attributes
+    assert (found["gen_ai.usage.input_tokens"], found["gen_ai.usage.output_tokens"]) == (10, 5)
+    assert found["gen_ai.usage.cache_read.input_tokens"] == 4
+    assert found["gen_ai.usage.cache_write.input_tokens"] == 0
+
+
+def test_a_later_usage_replaces_all_of_an_earlier_one(spans: Traced, turn: ga.Turn) -> None:
+    """Usage is one field."""
+    llm = turn.start_llm("m", provider_name="p").record(usage=ga.Usage(input_tokens=12))
+    llm.record(usage={"output_tokens": 34}).end()
+    assert "gen_ai.usage.input_tokens" not in spans.last().attributes
+
+
+class Some(IntEnum):
+    TEN = 10
+
+
+def test_counts_may_be_any_integers(spans: Traced, session: ga.Session) -> None:
+    """A member of an integer enumeration counts, for the call and for its turn."""
+    with session.start_turn() as turn:
+        turn.start_llm("m", provider_name="p").record(usage=ga.Usage(Some.TEN, True)).end()
+    for span in spans.spans:
+        assert type(span.attributes["gen_ai.usage.input_tokens"]) is int
+        assert "gen_ai.usage.output_tokens" not in span.attributes
 
 
 def test_the_users_words_come_after_what_was_given(spans: Traced, session: ga.Session) -> None:

@@ -36,7 +36,22 @@ class Hostile:
     __repr__ = __str__
 
 
+class Unbound:
+    """A proxy, as of a web framework's request, outside of any request: to be asked for its class raises, too."""
+
+    @property
+    def __class__(self) -> Any:
+        raise RuntimeError("outside of a request")
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("outside of a request")
+
+    def __bool__(self) -> bool:
+        raise RuntimeError("outside of a request")
+
+
 WRONG = [
+    10**5000,
     5,
     -1,
     1.5,
@@ -192,6 +207,17 @@ def test_wrong_values_never_raise(
 ) -> None:
     """Whatever value stands in whatever place, the caller's work goes on and the span that was meant still ends."""
     use(wrong, session)
+    session.end()
+    assert spans.spans
+    assert not spans.open
+
+
+@pytest.mark.parametrize("use", [turns, records, llms, tools, subagents, sessions, ambient, logged])
+def test_what_cannot_be_asked_for_its_class_never_raises(
+    spans: Traced, session: ga.Session, use: Callable[[Any, ga.Session], None]
+) -> None:
+    """Not even the check of a value's type comes out where the value answers it with an error."""
+    use(Unbound(), session)
     session.end()
     assert spans.spans
     assert not spans.open

@@ -245,9 +245,10 @@ def _role_of(value: _Dict, role: str) -> str:
     if isinstance(given, str):
         return "tool" if given == "function" else given
     # Items of the OpenAI Responses API stand in a conversation without a role of their own.
-    if value.get("type") == "function_call_output":
+    kind = str(value.get("type"))
+    if kind.endswith("_output"):
         return "tool"
-    is_item = value.get("type") in _ITEMS or str(value.get("type")).endswith("_call")
+    is_item = kind in _ITEMS or kind.endswith("_call")
     return "assistant" if is_item else role
 
 

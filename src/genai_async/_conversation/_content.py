@@ -62,7 +62,7 @@ class Gate:
         """This gate with another answer to whether content is captured; itself, if None."""
         if capture is None or capture is self.capture:
             return self
-        if not isinstance(capture, bool):
+        if type(capture) is not bool:
             # Whoever meant "no" must not be taken for a yes.
             self._faults.drop("capture_content", f"it cannot be a {type(capture).__name__}: no content is captured")
             return self.overridden(False)

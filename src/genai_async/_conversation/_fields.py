@@ -206,16 +206,16 @@ def to_usage(value: Any) -> Usage:
     if not isinstance(given, Mapping):
         raise FieldError(f"expected Usage or a mapping, not {type(value).__name__}")
     found = cast("Mapping[str, Any]", given)
+    # In this order: LiteLLM tells OpenAI's totals, which include what was cached, and Anthropic's counts of the cache.
+    if "prompt_tokens" in found or "completion_tokens" in found:
+        return _openai_usage(found)
     if "cache_read_input_tokens" in found or "cache_creation_input_tokens" in found:
         return _anthropic_usage(found)
-    if any(name in found for name in ("prompt_tokens", "completion_tokens", *_DETAILS)):
+    if "input_tokens_details" in found or "output_tokens_details" in found:
         return _openai_usage(found)
     if found.keys().isdisjoint(Usage.__struct_fields__):
         raise FieldError("there are no token counts in it")
     return Usage(**{name: found.get(name) for name in Usage.__struct_fields__})
-
-
-_DETAILS: Final = ("input_tokens_details", "output_tokens_details")
 
 
 def _anthropic_usage(found: Mapping[str, Any]) -> Usage:
@@ -228,11 +228,13 @@ def _anthropic_usage(found: Mapping[str, Any]) -> Usage:
 def _openai_usage(found: Mapping[str, Any]) -> Usage:
     received: Mapping[str, Any] = found.get("prompt_tokens_details") or found.get("input_tokens_details") or {}
     sent: Mapping[str, Any] = found.get("completion_tokens_details") or found.get("output_tokens_details") or {}
+    cached = received.get("cached_tokens")
     return Usage(
         found.get("prompt_tokens", found.get("input_tokens")),
         found.get("completion_tokens", found.get("output_tokens")),
         reasoning_tokens=sent.get("reasoning_tokens"),
-        cache_read_tokens=received.get("cached_tokens"),
+        cache_read_tokens=found.get("cache_read_input_tokens") if cached is None else cached,
+        cache_write_tokens=found.get("cache_creation_input_tokens"),
         text_input_tokens=received.get("text_tokens"),
         image_input_tokens=received.get("image_tokens"),
         audio_input_tokens=received.get("audio_tokens"),
@@ -325,7 +327,7 @@ class LLMFields(RequestOptions, total=False):
 
 
 class ToolFields(TypedDict, total=False):
-    """What `Tool.record` takes; None means "not given", except for `result`, where it is a result."""
+    """What `Tool.record` takes; None means "not given"."""
 
     arguments: Any
     result: Any

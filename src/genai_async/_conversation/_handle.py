@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from time import time_ns
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
 
@@ -69,6 +70,7 @@ class SpanHandle:
         "_scopes",
         "_session",
         "_span",
+        "_starts_ns",
         "is_ended",
     )
 
@@ -102,6 +104,8 @@ class SpanHandle:
             return  # what follows is only ever looked at for a span that exists
         self._content: dict[str, tuple[Any, ...]] = {}
         self._outcome: Outcome | None = None
+        self._starts_ns: int | None = None
+        """When it starts, where that lies ahead."""
         self._first = self._last = runtime.delivery.position
         if session is not None:
             session.open_spans[self] = None
@@ -136,6 +140,8 @@ class SpanHandle:
         linked = None if link is None else context_of(link)
         links = [Link(linked)] if linked is not None and linked.is_valid else None
         start_ns = None if start_time is None else self._time(start_time)
+        if start_ns is not None and start_ns > time_ns():
+            self._starts_ns = start_ns
         try:
             span = runtime.tracer.start_span(name, self._base, kind, attributes, links, start_ns)
             if span.is_recording():
@@ -309,8 +315,10 @@ class SpanHandle:
             timeout: The most seconds to wait; None waits as long as it takes.
 
         Returns:
-            False if the time ran out first.
+            False if the time ran out first, and at once while the span is still open: it cannot have arrived.
         """
+        if self.is_recording:
+            return False
         if self._runtime is None or self._last == self._first:
             return True
         return await self._runtime.delivery.settled(self._first, self._last, timeout)
@@ -426,8 +434,11 @@ class SpanHandle:
                 continue
             if type(value) is int and value >= 0:
                 attributes[key] = value
-            else:
-                self._drop(key, FieldError("expected an integer that isn't negative"))
+                continue
+            try:
+                attributes[key] = count(value)
+            except Exception as exc:
+                self._drop(key, exc)
 
     def _note(self, error: BaseException | str) -> None:
         try:
@@ -436,12 +447,15 @@ class SpanHandle:
             self._drop("an error", exc)
 
     def _note_outcome(self, error: BaseException | str) -> None:
+        if error is False:  # type: ignore[comparison-overlap]  # whoever says so means that there is none
+            raise FieldError("expected an exception or a word, not bool")
         outcome = outcome_of(error)
         word = outcome.error_type
         if isinstance(error, str) and outcome.text is None and self._gate.attribute(word) != word:
             # What a redactor would change in it is content.
             outcome = Outcome(OTHER, None, word)
         if outcome.is_withdrawn and not cast(Runtime, self._runtime).cancellation_is_error:
+            self.note_cut()
             return
         self._outcome = outcome
         if not isinstance(error, BaseException | str):
@@ -467,6 +481,9 @@ class SpanHandle:
             handle = handle._parent
         return True
 
+    def note_cut(self) -> None:
+        """Note that what the span stands for was left before its end, and that this alone is no error."""
+
     def _add_exception(self, error: BaseException) -> None:
         gate = self._gate
         event = {
@@ -482,7 +499,7 @@ class SpanHandle:
             try:
                 if error is not None:
                     self._note(error)
-                if end_time is not None:
+                if end_time is not None or self._starts_ns is not None:
                     end_ns = self._end_ns(end_time)
                 # A guard each: what one of them stumbles over takes nothing else with it.
                 try:
@@ -535,8 +552,8 @@ class SpanHandle:
             self._drop("a time", exc)
             return None
 
-    def _end_ns(self, value: Time) -> int | None:
-        end_ns = self._time(value)
+    def _end_ns(self, value: Time | None) -> int | None:
+        end_ns = time_ns() if value is None else self._time(value)
         try:
             started_ns = getattr(self._span, "start_time", None)
         except Exception:  # the provider's own
