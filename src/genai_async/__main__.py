@@ -39,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status = int(arguments.run(arguments))
         sys.stdout.flush()
+    except KeyboardInterrupt:
+        # As a shell has it for a command that Ctrl-C ended.
+        status = 130
     except BrokenPipeError:
         # Whoever read the output has seen enough; Python would complain about it again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
