@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import count
 from os import PathLike
@@ -41,6 +41,7 @@ from .export import Drop, ExportConfig, Exporter, ExportProcessor, ExportStats, 
 
 if TYPE_CHECKING:
     import httpx
+    from opentelemetry.sdk.trace.export import SpanExporter
     from typing_extensions import Unpack
 
 __all__ = ["Tracing", "TracingOptions", "configure", "tracing"]
@@ -292,10 +293,10 @@ class Tracing:
         provider.add_span_processor(ConversationProcessor())
         if self._export_processor is not None:
             provider.add_span_processor(self._export_processor)
-        if "console" in _named_exporters():
-            from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
+        for exporter in _exporters_to_stdout():
+            from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
-            provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter()))
+            provider.add_span_processor(SimpleSpanProcessor(exporter))
 
     def _deadline(self, timeout: float | None) -> float:
         """Until when all of a closing may take, on the monotonic clock."""
@@ -513,9 +514,22 @@ def _exporter(given: Mapping[str, Any], *, is_joining: bool) -> Exporter | None:
 
 def _named_exporters() -> set[str]:
     names = {name.strip() for name in (_env.text("OTEL_TRACES_EXPORTER") or "otlp").split(",")}
-    for name in names - {"otlp", "console", "none"}:
+    for name in names - {"otlp", "otlp/stdout", "console", "none"}:
         _logger.warning("OTEL_TRACES_EXPORTER names %r, which is not known here", name)
     return names
+
+
+def _exporters_to_stdout() -> Iterator[SpanExporter]:
+    # Loaded when they are named only.
+    names = _named_exporters()
+    if "console" in names:
+        from opentelemetry.sdk.trace.export import ConsoleSpanExporter
+
+        yield ConsoleSpanExporter()
+    if "otlp/stdout" in names:
+        from .export._lines import LineExporter
+
+        yield LineExporter()
 
 
 def _own_provider(given: Mapping[str, Any]) -> Provider:
