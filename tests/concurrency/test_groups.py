@@ -156,7 +156,7 @@ async def test_a_session_that_is_entered_twice() -> None:
             group.start_soon(one)
             await anyio.wait_all_tasks_blocked()
             group.start_soon(other)
-        assert got == {"one": ["ValueError(\"one's\")"], "other": "fine"}
+        assert got == {"one": ['ValueError("one\'s")'], "other": "fine"}
         async with session:
             async with session:
                 session.start_soon(anyio.lowlevel.checkpoint)

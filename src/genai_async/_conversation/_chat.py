@@ -166,7 +166,7 @@ def _checked(message: Message) -> Message:
     parts = message.parts
     if type(parts) is not tuple:
         # Read once: it may be an iterator.
-        parts = (TextPart(parts),) if isinstance(parts, str) else tuple(_bounded(parts))
+        parts = (TextPart(parts),) if isinstance(parts, str) else tuple(cast("Iterable[Part]", _bounded(parts)))
     for part in parts:
         if type(part) is not TextPart or type(part.content) is not str:
             break

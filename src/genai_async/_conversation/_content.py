@@ -117,7 +117,7 @@ class Gate:
             return self._cut(value)
         if value is None or isinstance(value, int | float):
             return value
-        if type(value) is list and len(value) == 1 and type(value[0]) is str and len(value[0]) <= self.untouched_length:
+        if self._is_one_word(value):
             return value
         copier = Copier(text_length=self.limit_bytes, on_text=self._redacted)
         if self.redact is not None:
@@ -130,6 +130,13 @@ class Gate:
             pass  # what is not quite JSON becomes so when it is cut
         cut = shrink(value, self.limit_bytes, is_message=False)
         return None if cut is None else msgspec.json.decode(cut)
+
+    def _is_one_word(self, value: Any) -> bool:
+        # A reason why the model finished, most of all.
+        if type(value) is not list:
+            return False
+        items = cast("list[Any]", value)
+        return len(items) == 1 and type(items[0]) is str and len(items[0]) <= self.untouched_length
 
     def _cut(self, text: str) -> str | None:
         limit = self.limit_bytes

@@ -80,8 +80,10 @@ def number(value: Any) -> float:
 
 def texts(value: Any) -> list[str]:
     """Strings in order; a single string is a list of one."""
-    if type(value) is list and {*map(type, cast("list[Any]", value))} == {str} and len(value) <= _MAX_TEXTS:
-        return list(value)
+    if type(value) is list:
+        items = cast("list[Any]", value)
+        if len(items) <= _MAX_TEXTS and {*map(type, items)} == {str}:
+            return items.copy()
     if isinstance(value, str):
         return [text(value)]
     if not isinstance(value, Iterable):

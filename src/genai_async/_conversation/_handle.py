@@ -75,6 +75,8 @@ class SpanHandle:
     )
 
     _fields: ClassVar[Mapping[str, Field]]
+    _recorded: set[tuple[object, ...]]
+    """What tells the exceptions recorded here and below; made for the first of them."""
     # What owns tasks has to be found without a set-up, too: the tasks are the program's, not the tracing's.
     _owns_tasks: ClassVar[bool] = False
 
@@ -278,8 +280,8 @@ class SpanHandle:
         """Mark the span as failed and go on; the last error recorded decides its status.
 
         Args:
-            error: The exception, or a word for `error.type` of which there are only a few; a longer text is a
-                message, and content.
+            error: The exception, or a word for `error.type` of which there are only a few (64 ASCII letters, digits
+                and `_.:-` at most); any other text is a message, and content.
         """
         if self._may_record("an error"):
             self._note(error)
@@ -476,7 +478,7 @@ class SpanHandle:
         handle: SpanHandle | None = self
         while handle is not None:
             if not hasattr(handle, "_recorded"):
-                handle._recorded = set[tuple[object, ...]]()
+                handle._recorded = set()
             handle._recorded.add(mark)
             handle = handle._parent
         return True

@@ -614,8 +614,9 @@ class Tool(_StartsLLMs):
 
         As for every field, None is "not passed": a tool that returned None is told by `tool.result = None`.
         """
-        if fields.get("result") is not None:
-            self.result = fields["result"]
+        result = fields.get("result")
+        if result is not None:
+            self.result = result
         self._record({name: value for name, value in fields.items() if name != "result"})
         return self
 

@@ -238,7 +238,9 @@ class Encoder:
         if attributes is None:
             return b"", 0
         # A copy of the mapping is one C call; iterating the SDK's own calls back into Python for each key.
-        items = attributes if type(attributes) is MappingProxyType else _copy_of(attributes)
+        items: Mapping[str, Any] = attributes
+        if type(attributes) is not MappingProxyType:
+            items = _copy_of(attributes)
         try:
             return self._plain(items), 0
         except Exception:  # some value is not plain: find out which, one at a time
