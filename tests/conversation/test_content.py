@@ -694,6 +694,7 @@ def test_no_attribute_is_larger_than_the_limit() -> None:
                 {"list": [HUGE, 1], "deep": {"a": [HUGE] * 5}}
             ).end()
             ga.start_tool("t", description=HUGE, call_id=HUGE).end(error=HUGE)
+            ga.start_tool("t").end(error=type(HUGE, (Exception,), {})(HUGE))
         for span in spans.spans:
             assert len(span.name) <= 300
             assert len(span.status_message) <= MAX_CONTENT_BYTES

@@ -15,6 +15,7 @@ ABANDONED: Final = "abandoned"
 # A type is an identifier; anything else is what somebody would read, and would be a new type each time.
 _WORD: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _MAX_DEPTH: Final = 10_000  # of groups in groups; one may say that it holds itself
+_LONGEST_TYPE: Final = 256
 OTHER: Final = "_OTHER"  # the conventions' word where there is none
 
 
@@ -81,7 +82,8 @@ def type_name(error: BaseException) -> str:
     """The canonical name of an exception's type: qualified, except for Python's own."""
     kind = type(error)
     try:
-        return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+        name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+        return name[:_LONGEST_TYPE]
     except Exception:  # a metaclass can answer anything
         return OTHER
 
