@@ -25,6 +25,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import genai_async as ga
+from genai_async._testing._wire import decode_request
 from genai_async.testing import Collector, Status
 
 
@@ -828,3 +829,18 @@ def test_the_console_as_exporter() -> None:
         done = run(script, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, OTEL_TRACES_EXPORTER="console")
         assert '"name": "invoke_agent bot"' in done.stdout
         assert len(collector.accepted) == 1
+
+
+def test_lines_of_otlp_as_exporter() -> None:
+    """`OTEL_TRACES_EXPORTER=otlp/stdout` writes each span as a line that a collector can read."""
+    script = """
+        import genai_async as ga
+        ga.configure(service_name="s")
+        with ga.Session(agent_name="bot") as session, session.start_turn("hi ü") as turn:
+            turn.start_tool("t").end()
+    """
+    done = run(script, OTEL_TRACES_EXPORTER="otlp/stdout")
+    assert done.stderr == ""
+    spans = [span for line in done.stdout.splitlines() for span in decode_request(line.encode())]
+    assert [span.name for span in spans] == ["execute_tool t", "invoke_agent bot"]
+    assert spans[0].resource["service.name"] == "s"

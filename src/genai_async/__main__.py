@@ -26,6 +26,13 @@ _COMMANDS: Final = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
+    try:
+        return _main(argv)
+    except KeyboardInterrupt:
+        return 130  # as a shell has it for a command that Ctrl-C ended
+
+
+def _main(argv: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="python -m genai_async", description="Tracing for async agents.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

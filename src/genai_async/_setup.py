@@ -7,7 +7,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import count
 from os import PathLike
@@ -43,6 +43,7 @@ from .export import Drop, ExportConfig, Exporter, ExportProcessor, ExportStats, 
 
 if TYPE_CHECKING:
     import httpx
+    from opentelemetry.sdk.trace.export import SpanExporter
     from typing_extensions import Unpack
 
 __all__ = ["Tracing", "TracingOptions", "configure", "tracing"]
@@ -127,9 +128,9 @@ class Tracing:
         given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
         _check(given)
         self._faults = Faults()
-        self._gate = _gate(given, self._faults)
         self._cancellation_is_error = cast(bool, given.get("record_cancellation_as_error", True))
         foreign = _globals.meant_by(given.get("tracer_provider")) or _existing_provider()
+        self._gate = _gate(given, self._faults, foreign)
         self._exporter = _exporter(given, is_joining=foreign is not None)
         self._owns_provider = foreign is None
         self._provider: trace.TracerProvider = foreign or _own_provider(given)
@@ -304,10 +305,10 @@ class Tracing:
         provider.add_span_processor(ConversationProcessor())
         if self._export_processor is not None:
             provider.add_span_processor(self._export_processor)
-        if "console" in _named_exporters():
-            from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
+        for exporter in _exporters_to_stdout():
+            from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
-            provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter()))
+            provider.add_span_processor(SimpleSpanProcessor(exporter))
 
     def _deadline(self, timeout: float | None) -> float:
         """Until when all of a closing may take, on the monotonic clock."""
@@ -477,16 +478,26 @@ def _check(given: Mapping[str, Any]) -> None:
         raise ConfigurationError("transport: must be an httpx.AsyncBaseTransport")
 
 
-def _gate(given: Mapping[str, Any], faults: Faults) -> Gate:
+def _gate(given: Mapping[str, Any], faults: Faults, foreign: trace.TracerProvider | None) -> Gate:
     redact = checked_redactor(given.get("redact"))
     # A longer JSON text would be cut by the span itself, in the middle.
     try:
-        longest = SpanLimits().max_span_attribute_length
+        own = SpanLimits().max_span_attribute_length
     except ValueError as exc:
         raise ConfigurationError(str(exc)) from exc
-    limit_bytes = MAX_CONTENT_BYTES if longest is None else min(longest, MAX_CONTENT_BYTES)
+    limit_bytes = min([limit for limit in (own, _limit_of(foreign)) if limit is not None], default=MAX_CONTENT_BYTES)
+    limit_bytes = min(limit_bytes, MAX_CONTENT_BYTES)
     capture = given.get("capture_content")
     return Gate(_capture_from_environment() if capture is None else capture, redact, limit_bytes, faults)
+
+
+def _limit_of(provider: trace.TracerProvider | None) -> int | None:
+    """The longest attribute that a provider's spans keep, where it is one of the SDK's; it has no public name."""
+    try:
+        limit = cast(Any, provider)._span_limits.max_span_attribute_length
+    except Exception:
+        return None
+    return limit if isinstance(limit, int) else None
 
 
 def _capture_from_environment() -> bool:
@@ -515,9 +526,22 @@ def _exporter(given: Mapping[str, Any], *, is_joining: bool) -> Exporter | None:
 
 def _named_exporters() -> set[str]:
     names = {name.strip() for name in (_env.text("OTEL_TRACES_EXPORTER") or "otlp").split(",")}
-    for name in names - {"otlp", "console", "none"}:
+    for name in names - {"otlp", "otlp/stdout", "console", "none"}:
         _logger.warning("OTEL_TRACES_EXPORTER names %r, which is not known here", name)
     return names
+
+
+def _exporters_to_stdout() -> Iterator[SpanExporter]:
+    # Loaded when they are named only.
+    names = _named_exporters()
+    if "console" in names:
+        from opentelemetry.sdk.trace.export import ConsoleSpanExporter
+
+        yield ConsoleSpanExporter()
+    if "otlp/stdout" in names:
+        from .export._lines import LineExporter
+
+        yield LineExporter()
 
 
 def _own_provider(given: Mapping[str, Any]) -> Provider:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -208,7 +209,7 @@ def test_a_tool_run(spans: Traced, turn: ga.Turn) -> None:
     }
 
 
-@pytest.mark.parametrize("value", [None, 0, "", False, []])
+@pytest.mark.parametrize("value", [0, "", False, []])
 def test_an_empty_result_is_a_result(spans: Traced, turn: ga.Turn, value: Any) -> None:
     """Nothing, zero and the empty text are results of a tool; without one there is no attribute."""
     with turn.start_tool("t") as tool:
@@ -223,6 +224,17 @@ def test_an_empty_result_is_a_result(spans: Traced, turn: ga.Turn, value: Any) -
         tools[0].attributes["gen_ai.tool.call.result"],
         None,
     ]
+
+
+def test_none_is_a_result_only_where_it_is_set(spans: Traced, turn: ga.Turn) -> None:
+    """`tool.result = None` says that the tool returned None; passed to `record` it says nothing, as in any field."""
+    with turn.start_tool("t") as tool:
+        tool.result = None
+    assert spans.last().attributes["gen_ai.tool.call.result"] == "null"
+    with turn.start_tool("t") as tool:
+        tool.result = 5
+        tool.record(call_id="c", result=None)
+    assert spans.last().attributes["gen_ai.tool.call.result"] == "5"
 
 
 def test_an_agent_in_the_same_process(spans: Traced, turn: ga.Turn) -> None:
@@ -409,6 +421,31 @@ def test_an_exception_is_recorded_once(spans: Traced, session: ga.Session) -> No
     assert "test_an_exception_is_recorded_once" in spans.last().events[0].attributes["exception.stacktrace"]
 
 
+def test_that_an_exception_was_recorded_is_not_told_on_it(spans: Traced, session: ga.Session) -> None:
+    """A handler that shows an exception's attributes to a client shows nothing of the tracing."""
+    with pytest.raises(CustomError) as raised, session.start_turn() as turn, turn.start_tool("t"):
+        raise CustomError("x")
+    assert vars(raised.value) == {}
+
+
+def test_another_exception_at_the_same_address_is_recorded(spans: Traced, turn: ga.Turn) -> None:
+    """An exception that stands where an earlier one stood in memory is told from it."""
+    with suppress(CustomError), turn.start_tool("t"):
+        raise_one_at(address := [])
+    others = [CustomError("other") for _ in range(1000)]
+    turn.record_error(next(error for error in others if [id(error)] == address)).end()
+    assert [span.events[0].attributes["exception.message"] for span in spans.spans] == ["other", "first"]
+
+
+def raise_one_at(address: list[int]) -> None:
+    error = CustomError("first")
+    address.append(id(error))
+    try:
+        raise error
+    finally:
+        del error  # or this frame holds it, and it holds this frame
+
+
 def test_an_error_that_was_handled_is_not_recorded(spans: Traced, turn: ga.Turn) -> None:
     """What was caught inside the block leaves the span as a success, without `error.type`."""
     with turn.start_tool("t"):
@@ -427,6 +464,46 @@ def test_a_model_call_that_failed_says_so_among_its_reasons(spans: Traced, turn:
     turn.start_llm("m", provider_name="p").record(finish_reasons=["length"]).end(error="cut")
     assert spans.last().attributes["gen_ai.response.finish_reasons"] == ["length"]
     assert "gen_ai.output.messages" not in spans.last().attributes
+
+
+def test_every_choice_that_never_came_says_so(spans: Traced, turn: ga.Turn) -> None:
+    """A call for several choices that failed has a reason for each of them."""
+    turn.start_llm("m", provider_name="p", choice_count=3).end(error=ValueError())
+    assert list(spans.last().attributes["gen_ai.response.finish_reasons"]) == ["error"] * 3
+    turn.start_llm("m", provider_name="p", choice_count=10**9).end(error=ValueError())
+    assert len(spans.last().attributes["gen_ai.response.finish_reasons"]) == 128
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_a_call_that_was_given_up_has_no_reason_whether_that_is_an_error(counts: bool) -> None:
+    """What never came never came, also where cancelled work counts as no error."""
+    with traced(record_cancellation_as_error=counts) as spans:
+        ga.start_llm("m", provider_name="p").end(error=GeneratorExit())
+        ga.start_llm("m", provider_name="p").record(finish_reasons=["stop"]).end(error=GeneratorExit())
+    cut, done = spans.spans
+    assert cut.attributes["gen_ai.response.finish_reasons"] == ["error"]
+    assert done.attributes["gen_ai.response.finish_reasons"] == ["stop"]
+    assert [span.status for span in spans.spans] == ["ERROR" if counts else "UNSET"] * 2
+
+
+@pytest.mark.parametrize("model", [None, "gpt-4o"])
+def test_the_name_follows_the_model(spans: Traced, turn: ga.Turn, model: str | None) -> None:
+    """A model that is known only later is in the span's name, too."""
+    turn.start_llm(model, provider_name="p").record(model="gpt-5").end()
+    assert (spans.last().name, spans.last().attributes["gen_ai.request.model"]) == ("chat gpt-5", "gpt-5")
+
+
+def test_a_value_that_is_left_out_takes_the_earlier_one_away(spans: Traced, turn: ga.Turn) -> None:
+    """One choice and no stream are what the conventions don't say: what was recorded before no longer holds."""
+    llm = turn.start_llm("m", provider_name="p", choice_count=3, stream=True)
+    llm.record(choice_count=1, stream=False).end()
+    assert not {"gen_ai.request.choice.count", "gen_ai.request.stream"} & spans.last().attributes.keys()
+
+
+def test_no_error_is_no_error(spans: Traced, turn: ga.Turn) -> None:
+    """`error=False` is counted as the mistake that it is, and the span did not fail."""
+    turn.start_tool("t").end(error=False)  # type: ignore[arg-type]
+    assert (spans.last().status, spans.faults) == ("UNSET", {"an error": 1})
 
 
 class Asked(Sampler):
@@ -533,3 +610,20 @@ def test_the_conversation_id_survives_a_limit_of_attributes(monkeypatch: pytest.
         turn.set_attributes({str(number): number for number in range(10)}).end()
         assert spans.last().attributes["gen_ai.conversation.id"] == "c-1"
         assert len(spans.last().attributes) == 4
+
+
+@pytest.mark.parametrize(
+    ("remote", "kind", "faults"),
+    [(0, "INTERNAL", 1), (None, "INTERNAL", 0), (False, "INTERNAL", 0), ({}, "CLIENT", 0), (5, "INTERNAL", 1)],
+)
+def test_what_makes_an_agent_a_remote_one(spans: Traced, turn: ga.Turn, remote: Any, kind: str, faults: int) -> None:
+    """True, an address or a mapping do; anything else is counted and the agent is one of this process."""
+    turn.start_subagent("a", remote=remote).end()
+    assert (spans.last().kind, spans.faults.get("SubAgent.remote", 0)) == (kind, faults)
+
+
+def test_an_unknown_key_of_a_remote_agent_costs_itself(spans: Traced, turn: ga.Turn) -> None:
+    """What is known of the service stays."""
+    turn.start_subagent("a", remote={"region": "eu", "provider_name": "p", "server_port": -1}).end()
+    assert spans.last().attributes["gen_ai.provider.name"] == "p"
+    assert spans.faults == {"SubAgent.remote": 2}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from collections import ChainMap, UserDict
@@ -13,6 +14,9 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from tests.pace import paces
 
 import genai_async as ga
@@ -560,3 +564,146 @@ def test_shortened_text_is_the_texts_start(text: str, limit: int) -> None:
         start, marker = short.rsplit("…", 1)
         assert text.startswith(start)
         assert marker == f"[{len(text.encode())} bytes, truncated]"
+
+
+KEY = "sk-abcdefghijklmnopqrstuvwx"
+
+
+@pytest.mark.parametrize("error", [KEY, f"it was {KEY}", "用户的密码", "a b", "x" * 65])
+def test_an_error_type_is_an_identifier(error: str) -> None:
+    """What is no identifier, or no longer the same after the redactor, is a message and goes through the gate."""
+    with traced(redact=ga.redact_secrets) as spans:
+        ga.start_tool("t").end(error=error)
+        ga.start_tool("t").end(error="rate_limit:429")
+    first, second = spans.spans
+    assert (first.attributes["error.type"], second.attributes["error.type"]) == ("_OTHER", "rate_limit:429")
+    assert first.status_message == error.replace(KEY, "[key]")
+    with traced(capture_content=False) as spans:
+        ga.start_tool("t").end(error="用户的密码")
+    assert spans.last().attributes["error.type"] == "_OTHER"
+    assert spans.last().status_message == ""
+
+
+def test_below_a_part_of_no_known_type_all_is_content() -> None:
+    """Ids, roles and the like are words only where the conventions say what they are."""
+    odd = {"type": "search_result", "content": {"id": "4111111111111111", "role": KEY, "parts": [{"mime_type": KEY}]}}
+    with traced(redact=ga.redact_secrets) as spans:
+        ga.start_llm("m", provider_name="p", input_messages=[{"role": "user", "content": [odd]}]).end()
+    (message,) = spans.json("gen_ai.input.messages")
+    assert message["parts"] == [
+        {"type": "search_result", "content": {"id": "[card]", "role": "[key]", "parts": [{"mime_type": "[key]"}]}}
+    ]
+
+
+PASSWORD = "password: hunter2hunter2"
+CODED = base64.b64encode(PASSWORD.encode()).decode()
+
+
+def image(url: str) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "blob", "modality": "document", "content": CODED, "mime_type": "text/plain"},
+        {"type": "blob", "modality": "document", "content": CODED},
+        {"type": "document", "source": {"type": "base64", "data": CODED, "media_type": "application/json"}},
+        image(f"data:text/plain;base64,{CODED}"),
+        image("data:,password%3A%20hunter2hunter2"),
+        ga.BlobPart.of(PASSWORD.encode(), modality="document", mime_type="image/svg+xml"),
+    ],
+    ids=["declared", "not declared", "json", "data url", "escaped data url", "part"],
+)
+def test_media_that_are_text_are_redacted(part: Any) -> None:
+    """A redactor sees what textual media say, not their base64, in which it would find nothing."""
+    with traced(redact=ga.redact_secrets) as spans:
+        ga.start_llm("m", provider_name="p", input_messages=[ga.Message("user", [part])]).end()
+    (found,) = spans.json("gen_ai.input.messages")[0]["parts"]
+    assert base64.b64decode(found["content"]) == b"password: [secret]"
+
+
+def test_other_media_stay_as_they_are() -> None:
+    """What is no text is not made text of, and long text is redacted before it is cut, and marked."""
+    picture = b"\x89PNG\xff" * 7
+    with traced(redact=ga.redact_secrets) as spans:
+        llm = ga.start_llm("m", provider_name="p").attach_media(picture, mime_type="image/png").attach_media(picture)
+        llm.attach_media(b"\xff" + PASSWORD.encode(), mime_type="text/plain")
+        llm.attach_media((PASSWORD + " ").encode() * 60_000, mime_type="text/plain").end()
+    first, second, third, fourth = (part["content"] for part in spans.json("gen_ai.output.messages")[0]["parts"])
+    assert [base64.b64decode(content) for content in (first, second)] == [picture, picture]
+    assert base64.b64decode(third).endswith(b"password: [secret]")
+    text, mark, rest = fourth.partition("…")
+    assert b"hunter" not in base64.b64decode(text)
+    assert (mark, rest) == ("…", "[1500000 bytes, truncated]")
+
+
+def test_the_operation_is_redacted() -> None:
+    """An operation of the caller's own is a word like others; those of the conventions stay."""
+    with traced(redact=lambda text: f"<{len(text)}>") as spans:
+        ga.start_llm(provider_name="p", operation=KEY).end()
+        ga.start_llm(provider_name="p", operation="generate_content").end()
+    assert [span.name for span in spans.spans] == ["<27>", "generate_content"]
+
+
+@pytest.mark.parametrize("limit", [100, 300])
+def test_the_limit_of_a_joined_provider_never_cuts_json(limit: int) -> None:
+    """Where the program's own provider keeps less of an attribute, the gate knows."""
+    provider = TracerProvider(span_limits=SpanLimits(max_span_attribute_length=limit))
+    memory = InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(memory))
+    with traced(tracer_provider=provider):
+        ga.Session().start_turn("Where is my parcel? " * 50).end()
+    (span,) = memory.get_finished_spans()
+    text = str((span.attributes or {})["gen_ai.input.messages"])
+    assert len(text) <= limit
+    assert "truncated" in json.dumps(json.loads(text))
+
+
+def test_a_value_is_checked_before_it_is_redacted() -> None:
+    """A redactor makes no text of what is none, and sees the items of an iterator."""
+    for redact in (None, str):
+        with traced(redact=redact) as spans:
+            llm = ga.start_llm("m", provider_name="p")
+            llm.record(finish_reasons=iter(["stop"]), response_model=object(), seed="7").end()
+        found = spans.last().attributes
+        assert list(found["gen_ai.response.finish_reasons"]) == ["stop"]
+        assert not {"gen_ai.response.model", "gen_ai.request.seed"} & found.keys()
+        assert {"LLM.response_model", "LLM.seed"} <= spans.faults.keys()
+
+
+def test_a_text_of_which_nothing_is_left_is_left_out() -> None:
+    """A redactor that returns None takes the attribute away, and the word out of the span's name."""
+    with traced(redact=lambda text: None) as spans:
+        llm = ga.start_llm("gpt-4o", provider_name="openai", attributes={"own": "x", "number": 5})
+        llm.set_attributes({"other": ""}).record(response_id="r", finish_reasons=["stop"]).end(error="word")
+    span = spans.last()
+    assert span.name == "chat"
+    assert set(span.attributes) == {"gen_ai.operation.name", "gen_ai.response.finish_reasons", "error.type"}
+
+
+HUGE = "x" * 3_000_000
+
+
+def test_no_attribute_is_larger_than_the_limit() -> None:
+    """Words, names and lists are capped, too, whether they are redacted or not."""
+    for redact in (None, str):
+        with traced(redact=redact) as spans:
+            llm = ga.start_llm(HUGE, provider_name=HUGE, operation=HUGE, stop_sequences=[HUGE], attributes={"a": HUGE})
+            llm.record(response_id=HUGE, model=HUGE).set_attributes(
+                {"list": [HUGE, 1], "deep": {"a": [HUGE] * 5}}
+            ).end()
+            ga.start_tool("t", description=HUGE, call_id=HUGE).end(error=HUGE)
+            ga.start_tool("t").end(error=type(HUGE, (Exception,), {})(HUGE))
+        for span in spans.spans:
+            assert len(span.name) <= 300
+            assert len(span.status_message) <= MAX_CONTENT_BYTES
+            for key, value in span.attributes.items():
+                assert 0 < len(json.dumps(value, ensure_ascii=False).encode()) <= MAX_CONTENT_BYTES + 2, key
+        assert {"list", "deep"} <= spans.spans[0].attributes.keys()
+
+
+@pytest.mark.parametrize("value", [[1, "a"], (True, None), {"a": [b"x"]}, [1.5, float("inf")], [1 << 70]])
+def test_a_small_value_of_the_callers_own_stays_what_it_is(spans: Traced, value: Any) -> None:
+    """Capping does not change what is small."""
+    assert Gate(True).attribute(value) in (value, [str(1 << 70)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 import weakref
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -349,6 +350,31 @@ async def test_delivered_without_an_exporter(spans: Traced, session: ga.Session)
     turn.end()
     with anyio.fail_after(5):
         assert await turn.delivered()
+
+
+@pytest.mark.anyio
+async def test_what_is_open_is_not_delivered(spans: Traced, session: ga.Session) -> None:
+    """A span that has not ended cannot have arrived, however long one waits."""
+    turn = session.start_turn()
+    turn.start_tool("t").end()
+    with anyio.fail_after(5):
+        assert not await turn.delivered()
+        turn.end()
+        assert await turn.delivered()
+
+
+def test_a_start_that_lies_ahead(spans: Traced, session: ga.Session) -> None:
+    """A span that is to start in the future and ends now takes no time, and is counted."""
+    session.start_turn(start_time=datetime(2099, 1, 1, tzinfo=UTC)).end()
+    soon = time.time_ns() + 1_000_000
+    turn = session.start_turn(start_time=soon)
+    while time.time_ns() < soon:
+        pass
+    turn.end()
+    first, second = spans.spans
+    assert first.end_ns == first.start_ns
+    assert second.end_ns > second.start_ns == soon
+    assert spans.faults == {"a time": 1}
 
 
 def test_what_starts_after_the_set_up_stays_with_its_parents() -> None:

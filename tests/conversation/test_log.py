@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from itertools import repeat
+from typing import Any
 
 import pytest
 
 import genai_async as ga
+from genai_async._conversation._log import _Reader
 
 from .support import Traced
 
@@ -185,3 +188,32 @@ def test_unknown_fields_of_records_are_counted(spans: Traced) -> None:
     result = ga.log_turn("x", spans=[ga.LoggedLLM(provider_name="p", model="m", fields={"tempo": 1, "self": 2, 3: 4})])
     assert result.span_count == len(spans.spans) == 2
     assert spans.faults == {"LLM: an unknown field": 3}
+
+
+@pytest.mark.parametrize("depth", [100, 5000])
+def test_records_in_records(spans: Traced, depth: int) -> None:
+    """Records may stand deep in each other, and what is deeper than anybody means is dropped and counted."""
+    tool = ga.LoggedTool(name="t")
+    for _ in range(depth):
+        tool = ga.LoggedTool(name="t", spans=[tool])
+    result = ga.log_turn("x", spans=[tool])
+    assert result.span_count == len(spans.spans) == min(depth + 2, 128)
+    assert spans.faults == ({} if depth == 100 else {"logged spans": 1})
+    assert not spans.open
+
+
+def test_a_record_that_holds_itself(spans: Traced) -> None:
+    """A tree without an end has one here, also where it doubles at each step."""
+    inside: list[Any] = []
+    inside += [ga.LoggedTool(name="t", spans=inside)]
+    assert ga.log_turn("x", spans=inside).span_count == 128
+    inside += [ga.LoggedTool(name="u", spans=inside)]
+    reader = _Reader()
+    assert reader.tree(inside[0]).under
+    assert reader.only(ga.LoggedTool, repeat(inside[0])) == []
+    assert len(_Reader().only(ga.LoggedTool, repeat(inside[0]))) == 100_000
+
+
+def test_nothing_is_recorded_without_a_set_up() -> None:
+    """Without a set-up the result tells the session's id, and of no spans."""
+    assert ga.log_turn("x", session_id="s") == ga.LogResult("s", (), (), 0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from enum import IntEnum
+from itertools import repeat
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +17,7 @@ from tests.pace import paces
 
 import genai_async as ga
 
-from .support import Traced
+from .support import Traced, traced
 
 # The conventions' schemas are not part of this repository; where they lie beside it, they are asked as well.
 _SCHEMAS = Path(__file__).parents[3] / "shared" / "semconv"
@@ -560,15 +562,90 @@ def test_media_are_one_thing(spans: Traced, turn: ga.Turn, given: dict[str, Any]
 
 
 def test_pieces_of_a_stream_become_one_message(spans: Traced, turn: ga.Turn) -> None:
-    """What the model thinks and says in pieces is one message, after those that were recorded whole."""
-    llm = turn.start_llm("m", provider_name="p")
-    llm.think("2+").output("fo").think("2").output("ur")
-    llm.record(output_messages=["first"])
+    """What the model thinks and says in pieces is one message."""
+    turn.start_llm("m", provider_name="p").think("2+").output("fo").think("2").output("ur").end()
+    spoken = ({"type": "reasoning", "content": "2+2"}, text("four"))
+    assert spans.json("gen_ai.output.messages") == [message("assistant", *spoken)]
+
+
+def test_pieces_join_the_message_that_was_recorded(spans: Traced, turn: ga.Turn) -> None:
+    """One message is one choice: what is said beside a recorded answer is part of the last one."""
+    llm = turn.start_llm("m", provider_name="p").output("more").attach_media(b"x", mime_type="image/png")
+    llm.record(output_messages=["one", "two", ga.Message.tool_result("c", 1)]).end()
+    first, second, third = spans.json("gen_ai.output.messages")
+    assert first == message("assistant", text("one"))
+    assert [part["type"] for part in second["parts"]] == ["text", "text", "blob"]
+    assert third["role"] == "tool"
+
+
+def test_what_a_model_says_is_kept_within_bounds() -> None:
+    """With capture off nothing is kept, else no more than an attribute can hold; the rest is counted."""
+    with traced(capture_content=False) as spans:
+        llm = ga.start_llm("m", provider_name="p").output("x").think("y").attach_media(b"z")
+        assert not llm._pieces
+        llm.end()
+        assert "gen_ai.output.messages" not in spans.last().attributes
+    with traced() as spans:
+        llm = ga.start_llm("m", provider_name="p").think("why")
+        for _ in range(50):
+            llm.output("x" * 100_000).attach_media(bytes(100_000))
+        kept = sum(len(piece.content) for piece in llm._pieces)  # type: ignore[union-attr]
+        llm.output("x" * 10**7).end()
+    assert 4_000_000 < kept < 5_000_000
+    assert spans.faults["LLM.output"] == 50 - 22 + 1
+    assert spans.faults["LLM.attach_media"] > 20
+    assert len(spans.last().attributes["gen_ai.output.messages"]) <= 2 * 1024 * 1024
+    assert spans.json("gen_ai.output.messages")[0]["parts"][0] == {"type": "reasoning", "content": "why"}
+
+
+def test_one_piece_that_is_too_long_is_cut(spans: Traced, turn: ga.Turn) -> None:
+    """What is said at once is kept so far as an attribute can hold it, with a marker."""
+    llm = turn.start_llm("m", provider_name="p").output("x" * 10**7)
+    assert len(llm._pieces[0].content) < 3_000_000  # type: ignore[union-attr]
     llm.end()
-    assert spans.json("gen_ai.output.messages") == [
-        message("assistant", text("first")),
-        message("assistant", {"type": "reasoning", "content": "2+2"}, text("four")),
-    ]
+    assert "truncated" in spans.json("gen_ai.output.messages")[0]["parts"][0]["content"]
+
+
+@pytest.mark.parametrize("kind", ["function_call_output", "computer_call_output", "local_shell_call_output"])
+def test_outputs_of_calls_are_the_tools(spans: Traced, turn: ga.Turn, kind: str) -> None:
+    """Items of the Responses API that hold what came of a call are said by the tool."""
+    turn.start_llm("m", provider_name="p", input_messages=[{"type": kind, "call_id": "c", "output": "o"}]).end()
+    assert spans.json("gen_ai.input.messages")[0]["role"] == "tool"
+
+
+def test_usage_as_litellm_has_it(spans: Traced, turn: ga.Turn) -> None:
+    """OpenAI's totals stay what they are beside Anthropic's counts of the cache."""
+    given = {
+        "prompt_tokens": 10,
+        "completion_tokens": 5,
+        "cache_read_input_tokens": 4,
+        "cache_creation_input_tokens": 0,
+    }
+    turn.start_llm("m", provider_name="p").record(usage=given).end()
+    found = spans.last().attributes
+    assert (found["gen_ai.usage.input_tokens"], found["gen_ai.usage.output_tokens"]) == (10, 5)
+    assert found["gen_ai.usage.cache_read.input_tokens"] == 4
+    assert found["gen_ai.usage.cache_write.input_tokens"] == 0
+
+
+def test_a_later_usage_replaces_all_of_an_earlier_one(spans: Traced, turn: ga.Turn) -> None:
+    """Usage is one field."""
+    llm = turn.start_llm("m", provider_name="p").record(usage=ga.Usage(input_tokens=12))
+    llm.record(usage={"output_tokens": 34}).end()
+    assert "gen_ai.usage.input_tokens" not in spans.last().attributes
+
+
+class Some(IntEnum):
+    TEN = 10
+
+
+def test_counts_may_be_any_integers(spans: Traced, session: ga.Session) -> None:
+    """A member of an integer enumeration counts, for the call and for its turn."""
+    with session.start_turn() as turn:
+        turn.start_llm("m", provider_name="p").record(usage=ga.Usage(Some.TEN, True)).end()
+    for span in spans.spans:
+        assert type(span.attributes["gen_ai.usage.input_tokens"]) is int
+        assert "gen_ai.usage.output_tokens" not in span.attributes
 
 
 def test_the_users_words_come_after_what_was_given(spans: Traced, session: ga.Session) -> None:
@@ -737,3 +814,89 @@ def test_a_long_json_text_stays_text(spans: Traced, turn: ga.Turn) -> None:
         with turn.start_tool("t") as tool:
             tool.result = json.dumps(given)
         assert type(spans.json("gen_ai.tool.call.result")) is kind
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [lambda: map(ga.TextPart, ["secret", "plans"]), lambda: iter([{"type": "text", "text": "secret"}, "plans"])],
+)
+def test_parts_may_come_from_an_iterator(spans: Traced, turn: ga.Turn, parts: Callable[[], Any]) -> None:
+    """A message's parts are read once, whatever holds them."""
+    turn.start_llm("m", provider_name="p", input_messages=[ga.Message("user", parts())]).end()
+    (message,) = spans.json("gen_ai.input.messages")
+    assert [part["content"] for part in message["parts"]] == ["secret", "plans"]
+
+
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "[" * 100_000}}
+BROKEN = {"type": "function", "function": {"name": "f", "arguments": '{"a": "\ud800"}'}}
+
+
+def test_a_bad_message_or_part_costs_itself(spans: Traced, turn: ga.Turn) -> None:
+    """What cannot be recorded is counted piece by piece; all that stands beside it stays."""
+    parts = ["one", 5, ga.FilePart("image", 7), {"type": "text", "text": "two"}]  # type: ignore[arg-type]
+    messages = ["hello", 3, {"role": "user", "content": parts}, ga.Message("user", parts), {"oops": 1}, "bye"]
+    turn.start_llm("m", provider_name="p", input_messages=messages).end()
+    found = [[part["content"] for part in message["parts"]] for message in spans.json("gen_ai.input.messages")]
+    assert found == [["hello"], ["one", "two"], ["one", "two"], ["bye"]]
+    assert spans.faults == {"LLM.input_messages": 6}
+
+
+def test_a_bad_instruction_tool_or_reason_costs_itself(spans: Traced, turn: ga.Turn) -> None:
+    """So it is with instructions, tool definitions, and lists of words."""
+    tools = [{"name": "a"}, {"description": "no name"}, "b", {"name": "c"}]
+    llm = turn.start_llm("m", provider_name="p", system_instructions=["be", 5, "nice"], tool_definitions=tools)  # type: ignore[list-item]
+    llm.record(finish_reasons=["stop", None, "length"], stop_sequences=[1, 2]).end()  # type: ignore[list-item]
+    assert [part["content"] for part in spans.json("gen_ai.system_instructions")] == ["be", "nice"]
+    assert [tool["name"] for tool in spans.json("gen_ai.tool.definitions")] == ["a", "c"]
+    found = spans.last().attributes
+    assert list(found["gen_ai.response.finish_reasons"]) == ["stop", "length"]
+    assert "gen_ai.request.stop_sequences" not in found
+    assert spans.faults == {
+        "LLM.system_instructions": 1,
+        "LLM.tool_definitions": 2,
+        "LLM.finish_reasons": 1,
+        "LLM.stop_sequences": 1,
+    }
+
+
+def test_json_text_that_cannot_be_decoded_stays_text(spans: Traced, turn: ga.Turn) -> None:
+    """Arguments with half a character or a thousand brackets are kept as the text that they are."""
+    turn.start_llm(
+        "m", provider_name="p", input_messages=["hi", {"role": "assistant", "tool_calls": [CALL, BROKEN]}]
+    ).end()
+    _, message = spans.json("gen_ai.input.messages")
+    assert [part["arguments"][:5] for part in message["parts"]] == ["[[[[[", '{"a":']
+    turn.start_tool("t", arguments='{"a": "\ud800"}').end()
+    assert spans.json("gen_ai.tool.call.arguments") == '{"a": "\ufffd"}'
+    assert spans.faults == {}
+
+
+@pytest.mark.parametrize("redact", [None, str], ids=["plain", "redacted"])
+def test_keys_that_are_no_text_become_text(redact: Any) -> None:
+    """A mapping's keys read the same in every content, with a redactor and without."""
+    odd = {(1, 2): "x", None: 3, 4: 5}
+    with traced(redact=redact) as spans:
+        ga.start_tool("t", arguments=odd).end()
+        assert spans.json("gen_ai.tool.call.arguments") == {"(1, 2)": "x", "None": 3, "4": 5}
+        ga.start_llm("m", provider_name="p", input_messages=[ga.Message.tool_result("c", odd)]).end()
+        (part,) = spans.json("gen_ai.input.messages")[0]["parts"]
+        assert part["response"] == {"(1, 2)": "x", "None": 3, "4": 5}
+
+
+def test_media_of_wrong_types_are_refused_at_the_call(spans: Traced, turn: ga.Turn) -> None:
+    """An id, address or type that is no text costs its own part, not what the model said before."""
+    llm = turn.start_llm("m", provider_name="p").output("the whole answer")
+    for wrong in ({"file_id": 123}, {"uri": b"x"}, {"content": b"x", "mime_type": 5}, {"content": "x"}):
+        llm.attach_media(**wrong)  # type: ignore[arg-type]
+    llm.end()
+    assert [part["content"] for part in spans.json("gen_ai.output.messages")[0]["parts"]] == ["the whole answer"]
+    assert spans.faults == {"LLM.attach_media": 4}
+
+
+@pytest.mark.parametrize("field", ["input_messages", "system_instructions", "tool_definitions", "stop_sequences"])
+def test_an_iterable_without_end_is_read_so_far(spans: Traced, turn: ga.Turn, field: str) -> None:
+    """Nothing that is recorded is read for ever."""
+    item: Any = {"name": "t"} if field == "tool_definitions" else "x"
+    turn.start_llm("m", provider_name="p").record(**{field: repeat(item)}).end()
+    turn.start_llm("m", provider_name="p", input_messages=[ga.Message("user", repeat("x"))]).end()  # type: ignore[arg-type]
+    assert len(spans.spans) == 2

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime, timedelta, tzinfo
 from enum import Enum
 from typing import Any
+from uuid import UUID
 
 import pytest
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, Tracer, TracerProvider
 
 import genai_async as ga
 
-from .support import Traced
+from .support import Traced, traced
 
 
 class Hostile:
@@ -33,7 +36,22 @@ class Hostile:
     __repr__ = __str__
 
 
+class Unbound:
+    """A proxy, as of a web framework's request, outside of any request: to be asked for its class raises, too."""
+
+    @property
+    def __class__(self) -> Any:
+        raise RuntimeError("outside of a request")
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("outside of a request")
+
+    def __bool__(self) -> bool:
+        raise RuntimeError("outside of a request")
+
+
 WRONG = [
+    10**5000,
     5,
     -1,
     1.5,
@@ -194,6 +212,17 @@ def test_wrong_values_never_raise(
     assert not spans.open
 
 
+@pytest.mark.parametrize("use", [turns, records, llms, tools, subagents, sessions, ambient, logged])
+def test_what_cannot_be_asked_for_its_class_never_raises(
+    spans: Traced, session: ga.Session, use: Callable[[Any, ga.Session], None]
+) -> None:
+    """Not even the check of a value's type comes out where the value answers it with an error."""
+    use(Unbound(), session)
+    session.end()
+    assert spans.spans
+    assert not spans.open
+
+
 @pytest.mark.parametrize("use", [turns, records, llms, tools, subagents, sessions, logged])
 def test_wrong_values_are_counted_and_logged_once(
     spans: Traced, session: ga.Session, log: pytest.LogCaptureFixture, use: Callable[[Any, ga.Session], None]
@@ -307,3 +336,189 @@ def test_unknown_fields_are_one_kind(spans: Traced, turn: ga.Turn, log: pytest.L
     assert len(log.records) == 2
     assert "tempo" in log.text
     assert "secret" not in log.text
+
+
+class LostZone(tzinfo):
+    """A time zone that knows nothing."""
+
+    def utcoffset(self, moment: datetime | None) -> timedelta:
+        raise KeyError("zone")
+
+
+@pytest.mark.parametrize("zone", [LostZone(), tzinfo()], ids=["its own error", "not implemented"])
+def test_a_time_zone_that_raises_costs_the_time_only(spans: Traced, session: ga.Session, zone: tzinfo) -> None:
+    """A span that is given a time that nobody can read ends all the same, with all that was recorded."""
+    lost = datetime(2024, 1, 1, tzinfo=zone)
+    session.start_turn("hello", start_time=lost).end(error=ValueError("no"), end_time=lost)
+    ga.log_turn("x", start_time=lost, end_time=lost)
+    assert not spans.open
+    assert [span.status for span in spans.spans] == ["ERROR", "UNSET"]
+    assert "hello" in spans.spans[0].attributes["gen_ai.input.messages"]
+    assert spans.faults == {"a time": 4}
+
+
+class OddProvider(TracerProvider):
+    """Makes spans of a kind that fails in one way."""
+
+    def __init__(self, fault: str) -> None:
+        self.fault = fault
+
+    def get_tracer(self, *_: Any, **__: Any) -> Tracer:
+        return OddTracer(self.fault)
+
+
+class OddTracer(Tracer):
+    def __init__(self, fault: str) -> None:
+        self.fault = fault
+
+    def start_span(self, *_: Any, **__: Any) -> Any:
+        return None if self.fault == "none" else OddSpan(self.fault)
+
+    start_as_current_span = None  # type: ignore[assignment]
+
+
+class OddSpan(NonRecordingSpan):
+    def __init__(self, fault: str) -> None:
+        super().__init__(SpanContext(1, 1, is_remote=False, trace_flags=TraceFlags(1)))
+        self.fault = fault
+        self.ended = False
+
+    def _may(self, what: str) -> None:
+        if self.fault == what:
+            raise RuntimeError("hostile")
+
+    def is_recording(self) -> bool:
+        self._may("is_recording")
+        return True
+
+    def get_span_context(self) -> SpanContext:
+        self._may("get_span_context")
+        return super().get_span_context()
+
+    def set_attributes(self, attributes: Any) -> None:
+        self._may("set_attributes")
+
+    def add_event(self, *_: Any, **__: Any) -> None:
+        self._may("add_event")
+
+    def set_status(self, *_: Any, **__: Any) -> None:
+        self._may("set_status")
+
+    def end(self, end_time: int | None = None) -> None:
+        self.ended = True
+        self._may("end")
+
+    @property
+    def start_time(self) -> int:
+        self._may("start_time")
+        return 5
+
+
+FAULTS = ["none", "is_recording", "get_span_context", "set_attributes", "add_event", "set_status", "start_time", "end"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_provider_whose_spans_fail_never_raises(fault: str) -> None:
+    """Whatever somebody's provider gives for a span, the caller's work goes on, and a span that was started ends."""
+    tracing = ga.configure(tracer_provider=OddProvider(fault))
+    try:
+        with ga.Session(session_id="s") as session, session.start_turn("x") as turn:
+            assert turn.trace_id
+            assert turn.span_id
+            turn.start_llm("m", provider_name="p").record(model="n").end()
+            turn.record_error(ValueError("v"))
+            turn.end(end_time=9)
+        assert getattr(turn.span, "ended", fault in {"none", "is_recording"})
+        assert bool(tracing.faults) is (fault not in {"get_span_context", "start_time"})
+    finally:
+        tracing.shutdown()
+
+
+class Shy(Exception):
+    """Shows nothing of itself."""
+
+    @property
+    def __dict__(self) -> Any:  # type: ignore[override]
+        raise RuntimeError("no dict")
+
+
+class Closed(ExceptionGroup[Exception]):
+    """A group that does not say what it holds."""
+
+    @property
+    def exceptions(self) -> Any:
+        raise RuntimeError("no members")
+
+
+class Endless(ExceptionGroup[Exception]):
+    """A group that holds itself."""
+
+    @property
+    def exceptions(self) -> Any:
+        return (self,)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(Shy("failed"), "Shy"), (Closed("g", [ValueError()]), "_OTHER"), (Endless("g", [ValueError()]), "Endless")],
+)
+def test_an_exception_that_cannot_be_looked_at_is_an_error(
+    spans: Traced, session: ga.Session, error: Exception, kind: str
+) -> None:
+    """An exception whose attributes raise fails the span as any other does."""
+    with pytest.raises(type(error)), session.start_turn("hello"):
+        raise error
+    span = spans.last()
+    assert (span.status, span.attributes["error.type"].rpartition(".")[2]) == ("ERROR", kind)
+    assert len(span.events) == 1
+    assert "gen_ai.input.messages" in span.attributes
+
+
+class Word(str, Enum):  # noqa: UP042 - the kind that people have
+    """An enumeration whose members show their names."""
+
+    STOP = "stop"
+
+
+def test_an_enumeration_names_and_ends_a_conversation(spans: Traced) -> None:
+    """The session's id, too, and each of several words, are what a member stands for."""
+    session = ga.Session(session_id=Word.STOP)
+    session.start_turn().record(finish_reasons=[Word.STOP], stop_sequences=Word.STOP).end()
+    found = spans.last().attributes
+    assert type(session.session_id) is str
+    assert found["gen_ai.conversation.id"] == "stop"
+    assert list(map(type, found["gen_ai.response.finish_reasons"])) == [str]
+    assert list(map(type, found["gen_ai.request.stop_sequences"])) == [str]
+
+
+def test_a_session_id_may_be_a_key(spans: Traced) -> None:
+    """A number and a UUID name a conversation as their text does."""
+    key = UUID(int=7)
+    assert ga.Session(session_id=key).session_id == str(key)
+    assert ga.Session(session_id=42).session_id == "42"
+    assert spans.faults == {}
+
+
+@pytest.mark.parametrize(
+    "wrong", [10**5000, b"x", 1.5, True, "x" * 20_000, Hostile()], ids=lambda value: type(value).__name__
+)
+def test_a_session_id_that_is_none_is_counted(spans: Traced, wrong: Any) -> None:
+    """What cannot name a conversation is counted, and the conversation gets an id of its own."""
+    assert len({ga.Session(session_id=wrong).session_id for _ in range(2)}) == 2
+    assert spans.faults == {"a session id": 2}
+
+
+def test_nobody_has_to_be_set_up_for_a_wrong_session_id() -> None:
+    """Without a set-up nothing is counted, and nothing is raised either."""
+    assert ga.Session(session_id=10**5000).session_id != ga.Session(session_id="").session_id
+
+
+def test_one_attribute_of_the_callers_own_costs_no_other(spans: Traced) -> None:
+    """A key that is no text and a value that cannot be read are counted, and their neighbours stay."""
+    with traced(redact=lambda text: text) as redacted:
+        for found in (redacted, spans):
+            turn = ga.Session().start_turn(attributes={5: "five", "ok": 1, "bad": [Hostile()]})
+            turn.set_attributes({6: "six", "fine": 2}).end()
+            assert (found.last().attributes["ok"], found.last().attributes["fine"]) == (1, 2)
+            assert found.faults["an attribute"] >= 2
+            redacted.tracing.shutdown()

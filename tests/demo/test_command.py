@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,50 @@ def test_needs_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     """A path that is no folder is an error of the caller's."""
     assert main(["demo", "--path", str(tmp_path / "nowhere")]) == 2
     assert "not a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "variable", "value"),
+    [("localhost", "X", ""), ("http://h:port", "X", ""), (None, "OTEL_EXPORTER_OTLP_HEADERS", "a b=c")],
+)
+def test_says_what_cannot_be_used(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    endpoint: str | None,
+    variable: str,
+    value: str,
+) -> None:
+    """An endpoint or a variable that cannot work is one line on the error stream."""
+    monkeypatch.setenv(variable, value)
+    given = [] if endpoint is None else ["--endpoint", endpoint]
+    assert main(["demo", "--path", str(folder), *given]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "endpoint" in err or "headers" in err
+
+
+def test_ends_quietly_when_it_is_interrupted(folder: Path) -> None:
+    """Ctrl-C ends the demo and its receiver without a traceback."""
+    command = [*COMMAND, "demo", "--conversations", "5000", "--path", str(folder)]
+    with Collector() as collector:
+        given = [*command, "--endpoint", collector.endpoint]
+        with subprocess.Popen(given, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            while not collector.spans:
+                assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, b"")
+    assert b"Traceback" not in err
+
+
+def test_a_span_that_may_have_few_attributes_is_not_wrong(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a limit takes the demo's own mark away, the conversation's id still counts."""
+    monkeypatch.setenv("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "2")
+    assert main(["demo", "--conversations", "2", "--path", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["wrong_conversation_ids"] == 0
 
 
 def test_says_when_tracing_is_off(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ import io
 import os
 import sqlite3
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -73,6 +74,30 @@ def test_a_big_folder_is_bounded(tmp_path: Path) -> None:
     assert len(folder.read("000.txt")) == 32 << 10
     assert len(folder.grep("word")) == 10
     assert len(folder.query("SELECT path FROM files")) == 20
+
+
+def test_what_may_not_be_read_is_left_out() -> None:
+    """Files and folders that are not this user's to read are skipped, and nothing fails."""
+    with TemporaryDirectory() as name:
+        root = Path(name)
+        (root / "mine.txt").write_text("x")
+        (root / "theirs.txt").write_text("x")
+        (root / "listed").mkdir()
+        (root / "listed" / "inside.txt").write_text("x")
+        (root / "closed").mkdir()
+        for path, mode in {".": 0o755, "theirs.txt": 0, "listed": 0o644, "closed": 0}.items():
+            (root / path).chmod(mode)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            found = Folder.survey(root)
+            assert found.files == ("mine.txt",)
+            assert Folder(root, ("listed/inside.txt",)).query("SELECT bytes FROM files") == [[0]]
+        finally:
+            os.seteuid(user)
+            for path in ("listed", "closed"):
+                (root / path).chmod(0o755)
 
 
 def test_tools_do_real_work(folder: Folder) -> None:

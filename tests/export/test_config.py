@@ -112,6 +112,8 @@ def test_bad_endpoints(url: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         ("max_spool_bytes", 0),
         ("max_spool_age", 0),
         ("compression", "deflate"),
+        ("compression", []),
+        ("compression", {}),
         ("spool", 5),
         ("on_drop", 5),
         ("retry", 5),

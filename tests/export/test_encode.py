@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any
 
 import msgspec
@@ -245,6 +246,27 @@ def test_subclasses_are_their_base() -> None:
             return "nonsense"
 
     assert _values({"t": Text("x"), "n": Number(3)}) == {"t": {"stringValue": "x"}, "n": {"intValue": "3"}}
+
+
+class Word(str, Enum):  # noqa: UP042 - the kind that people have
+    STOP = "stop"
+
+
+class Loud(str):
+    def __str__(self) -> str:
+        return "LOUD"
+
+
+@pytest.mark.parametrize("word", [Word.STOP, Loud("quiet")], ids=["enumeration", "own text"])
+def test_a_word_is_the_text_that_it_is(word: str) -> None:
+    """Of a string's subclass the text itself counts, not what it shows: for the official encoder, too."""
+    attributes = {"one": word, "many": [word, word], "deep": {word: [word]}}
+    span = _span(attributes, name=word, resource=Resource({"env": word}), status=Status(StatusCode.ERROR, word))
+    official = json_format.ParseDict(encode_spans([span]).to_dict(), ExportTraceServiceRequest())
+    mine, theirs = _request(span).resource_spans[0], official.resource_spans[0]
+    assert mine.resource == theirs.resource
+    expected = _without_our_additions(theirs.scope_spans[0].spans[0])
+    assert str(_without_our_additions(mine.scope_spans[0].spans[0])) == str(expected)
 
 
 def test_a_span_without_ids_is_refused() -> None:

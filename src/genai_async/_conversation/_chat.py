@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Collection, Iterable, Mapping
+from itertools import islice
 from typing import Any, Final, TypeAlias, cast
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 
 from ._copying import MAX_CONTENT_BYTES, Copier, encoded_within, readable
-from ._faults import FieldError
+from ._faults import FieldError, PartError, each, reason_of, whole
 from ._messages import (
     BlobPart,
     FilePart,
@@ -41,6 +42,8 @@ _Dict: TypeAlias = Mapping[str, Any]
 # What is taken of one value, on the caller's thread: messages and parts together, and tools.
 _MAX_PARTS: Final = 3_000
 _MAX_TOOLS: Final = 1_000
+# How far an iterator of messages, which may have no end, is read for its last ones.
+_MAX_READ: Final = 30_000
 # JSON that is longer is not decoded, and copied only as far as `Copier` goes.
 _MAX_JSON_BYTES: Final = 256 * 1024
 
@@ -50,25 +53,34 @@ def to_messages(value: object, role: str) -> tuple[Message, ...]:
     if type(value) is list or type(value) is tuple:
         return _newest(cast("list[object]", value), role)
     if isinstance(value, str | Message) or _as_dict(value) is not None:
-        return (_to_message(value, role),)
+        return _newest([value], role)
     if not isinstance(value, Iterable):
         raise FieldError(f"not a message: {type(value).__name__}")
-    return _newest(list(cast(Iterable[object], value)), role)
+    return _newest(list(islice(cast(Iterable[object], value), _MAX_READ)), role)
 
 
 def _newest(items: list[object], role: str) -> tuple[Message, ...]:
     """Messages from the last items; where there are too many, the first one says so."""
     found: list[Message] = []
+    reasons: list[str] = []
     left = _MAX_PARTS
     for item in reversed(items):
         if left <= 0:
             found.append(Message.system(_missing(items)))
             break
-        message = _checked(item) if type(item) is Message else _to_message(item, role)
-        left -= len(message.parts) + 1
+        left -= 1
+        try:
+            message = _checked(item) if type(item) is Message else _to_message(item, role)
+        except PartError as exc:
+            message = exc.kept
+            reasons += exc.reasons
+        except Exception as exc:
+            reasons.append(reason_of(exc))
+            continue
+        left -= len(message.parts)
         found.append(message)
     found.reverse()
-    return tuple(found)
+    return whole(tuple(found), found, reasons)
 
 
 def _missing(items: Collection[object]) -> str:
@@ -78,9 +90,9 @@ def _missing(items: Collection[object]) -> str:
 def _bounded(given: object) -> Iterable[object]:
     """The first of too many parts, and a part that says so."""
     items = cast("list[object]", given)
-    if not isinstance(given, list | tuple) or len(items) <= _MAX_PARTS:
-        return items
-    return [*items[:_MAX_PARTS], TextPart(_missing(items))]
+    if not isinstance(given, list | tuple):
+        items = list(islice(items, _MAX_PARTS + 1))
+    return items if len(items) <= _MAX_PARTS else [*items[:_MAX_PARTS], TextPart(_missing(items))]
 
 
 def to_input_messages(value: object) -> tuple[Message, ...]:
@@ -96,27 +108,28 @@ def to_output_messages(value: object) -> tuple[Message, ...]:
 def to_instructions(value: object) -> tuple[Part, ...]:
     """System instructions as text parts, from strings, parts, `{"type": "text"}` dicts or whole system messages."""
     single = isinstance(value, str | msgspec.Struct) or _as_dict(value) is not None
-    items = [value] if single else list(cast(Iterable[object], value))
-    return tuple([part for item in items for part in _instruction(item)])
+    found, reasons = each(_instruction, [value] if single else _bounded(value))
+    parts = [part for item in found for part in (item.parts if isinstance(item, Message) else (item,))]
+    return whole(tuple(parts), parts, reasons)
 
 
-def _instruction(item: object) -> Iterable[Part]:
+def _instruction(item: object) -> Message | Part:
     if isinstance(item, str):
-        return (TextPart(item),)
+        return TextPart(item)
     found = None if isinstance(item, Message) else _as_dict(item)
     if isinstance(item, Message) or (found is not None and "role" in found):
-        return _to_message(item, "system").parts
-    return (_flat(_to_part(item)),)
+        return _to_message(item, "system")
+    return _flat(_to_part(item))
 
 
 def to_tool_definitions(value: object) -> tuple[dict[str, Any], ...]:
     """Tool definitions in the conventions' shape, from `ToolDefinition` or the OpenAI and Anthropic dicts."""
     is_single = isinstance(value, ToolDefinition | Mapping)
-    items: list[object] = [value] if is_single else list(cast(Iterable[object], value))
-    found = [_to_tool_definition(item) for item in items[:_MAX_TOOLS]]
+    items: list[object] = [value] if is_single else list(islice(cast(Iterable[object], value), _MAX_READ))
     if len(items) > _MAX_TOOLS:
-        found.append({"type": "function", "name": "truncated", "description": _missing(items)})
-    return tuple(found)
+        items[_MAX_TOOLS:] = [{"type": "function", "name": "truncated", "description": _missing(items)}]
+    found, reasons = each(_to_tool_definition, items)
+    return whole(tuple(found), found, reasons)
 
 
 def _to_tool_definition(item: object) -> dict[str, Any]:
@@ -151,17 +164,18 @@ def _to_message(value: object, role: str) -> Message:
 def _checked(message: Message) -> Message:
     """The same message where its shape is right; structs don't check what they are built with."""
     parts = message.parts
-    if isinstance(parts, str):
-        parts = (TextPart(parts),)
+    if type(parts) is not tuple:
+        # Read once: it may be an iterator.
+        parts = (TextPart(parts),) if isinstance(parts, str) else tuple(cast("Iterable[Part]", _bounded(parts)))
     for part in parts:
         if type(part) is not TextPart or type(part.content) is not str:
             break
     else:
-        if type(message.role) is str and type(message.parts) is tuple and message.name is None:
+        if type(message.role) is str and parts is message.parts and message.name is None:
             return message
     if not isinstance(message.role, str) or not isinstance(message.name, str | None):
         raise FieldError("a message's role and name must be strings")
-    return Message(message.role, tuple([_flat(_to_part(part)) for part in parts]), message.name)
+    return _message(message.role, parts, message.name)
 
 
 def _flat(part: Part) -> Part:
@@ -175,9 +189,12 @@ def _flat(part: Part) -> Part:
 
 def _copied(value: object) -> Any:
     """A copy that nobody else holds; the caller may go on changing what was given."""
-    if type(value) not in _PLAIN_PARTS and not _is_short(value):
-        return Copier().copy(value, is_message=isinstance(value, msgspec.Struct))
-    return msgspec.to_builtins(value, enc_hook=readable, str_keys=True)
+    if type(value) in _PLAIN_PARTS or _is_short(value):
+        try:
+            return msgspec.to_builtins(value, enc_hook=readable, str_keys=True)
+        except (TypeError, ValueError, OverflowError):
+            pass  # such as a key that is no text
+    return Copier().copy(value, is_message=isinstance(value, msgspec.Struct))
 
 
 def _is_short(value: object) -> bool:
@@ -215,7 +232,12 @@ def _from_dict(value: _Dict, role: str) -> Message:
 
 
 def _message(role: str, parts: Iterable[object], name: str | None) -> Message:
-    return Message(role, tuple([_flat(_to_part(part)) for part in _bounded(parts)]), name)
+    found, reasons = each(_wire_part, _bounded(parts))
+    return whole(Message(role, tuple(found), name), found, reasons)
+
+
+def _wire_part(part: object) -> Part:
+    return TextPart(part) if type(part) is str else _flat(_to_part(part))
 
 
 def _role_of(value: _Dict, role: str) -> str:
@@ -223,13 +245,14 @@ def _role_of(value: _Dict, role: str) -> str:
     if isinstance(given, str):
         return "tool" if given == "function" else given
     # Items of the OpenAI Responses API stand in a conversation without a role of their own.
-    if value.get("type") == "function_call_output":
+    kind = str(value.get("type"))
+    if kind.endswith("_output"):
         return "tool"
-    is_item = value.get("type") in _ITEMS or str(value.get("type")).endswith("_call")
+    is_item = kind in _ITEMS or kind.endswith("_call")
     return "assistant" if is_item else role
 
 
-def _chat_parts(value: _Dict, role: str) -> Iterable[Part]:
+def _chat_parts(value: _Dict, role: str) -> Iterable[object]:
     if role == "tool":
         yield ToolCallResponsePart(_plain(value.get("content")), value.get("tool_call_id"))
         return
@@ -242,8 +265,7 @@ def _chat_parts(value: _Dict, role: str) -> Iterable[Part]:
     spoken = value.get("audio")
     if isinstance(spoken, Mapping):
         yield _spoken(cast(_Dict, spoken))
-    for call in _bounded(value.get("tool_calls") or ()):
-        yield _to_part(call)
+    yield from _bounded(value.get("tool_calls") or ())
     if isinstance(value.get("function_call"), Mapping):
         yield _function_call(value["function_call"], None)
 
@@ -255,15 +277,13 @@ def _spoken(audio: _Dict) -> Part:
     return FilePart("audio", audio["id"]) if isinstance(audio.get("id"), str) else GenericPart("audio", audio)
 
 
-def _content_parts(content: object) -> Iterable[Part]:
+def _content_parts(content: object) -> Iterable[object]:
     if content is None:
         return ()
-    if isinstance(content, str):
-        return (TextPart(content),)
-    if _as_dict(content) is not None:
-        return (_to_part(content),)
+    if isinstance(content, str) or _as_dict(content) is not None:
+        return (content,)
     if isinstance(content, Iterable):
-        return [_to_part(item) for item in _bounded(cast(object, content))]
+        return _bounded(cast(object, content))
     raise FieldError(f"not message content: {type(content).__name__}")
 
 
@@ -283,7 +303,7 @@ def decoded(arguments: object) -> object:
         return arguments
     try:
         return msgspec.json.decode(arguments)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return arguments
 
 

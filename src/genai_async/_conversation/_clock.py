@@ -19,16 +19,21 @@ def to_ns(value: object) -> int:
     Raises:
         FieldError: It is neither, or lies outside of what 64 bits can say.
     """
+    try:
+        return _in_range(_since_epoch(value))
+    except FieldError:
+        raise
+    except Exception:  # years at the calendar's ends, and time zones, which are other people's code
+        raise FieldError("a datetime that no clock can show") from None
+
+
+def _since_epoch(value: object) -> int:
     if isinstance(value, datetime):
-        try:
-            aware = value if value.tzinfo is not None else value.astimezone()
-            since = aware - _EPOCH
-        except (ValueError, TypeError, ArithmeticError, OSError):  # years at the calendar's ends, odd time zones
-            raise FieldError("a datetime that no clock can show") from None
-        return _in_range(since // _MICROSECOND * 1000)
+        aware = value if value.tzinfo is not None else value.astimezone()
+        return (aware - _EPOCH) // _MICROSECOND * 1000
     if isinstance(value, bool) or not isinstance(value, int):
         raise FieldError(f"a time is a datetime or an integer of nanoseconds, not {type(value).__name__}")
-    return _in_range(value)
+    return int(value)
 
 
 def _in_range(value_ns: int) -> int:

@@ -12,9 +12,11 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias, cast
 
+import msgspec
+
 from .._errors import ConfigurationError
 from ._copying import MAX_CONTENT_BYTES, Copier, changed, encoded_within, shorten, utf8
-from ._cutting import shortened, shrink
+from ._cutting import shrink
 from ._faults import Faults
 
 Redact: TypeAlias = Callable[[str], str | None]
@@ -37,7 +39,7 @@ class Gate:
         limit_bytes: The size in UTF-8 that one attribute may have.
     """
 
-    __slots__ = ("_faults", "_patience", "capture", "limit_bytes", "redact")
+    __slots__ = ("_faults", "_patience", "capture", "limit_bytes", "redact", "untouched_length")
 
     def __init__(
         self,
@@ -49,6 +51,9 @@ class Gate:
         self.capture: bool = capture
         self.redact: Redact | None = redact
         self.limit_bytes: int = limit_bytes
+        # A character has four bytes at most.
+        self.untouched_length: int = limit_bytes // 4 if redact is None else -1
+        """Up to this length a text is recorded as it is, and `attribute` need not be asked."""
         self._faults = faults or Faults()
         # Shared by all the gates of a set-up: a slow redactor is slow in every session.
         self._patience = [None] * SLOW_CALLS
@@ -57,7 +62,7 @@ class Gate:
         """This gate with another answer to whether content is captured; itself, if None."""
         if capture is None or capture is self.capture:
             return self
-        if not isinstance(capture, bool):
+        if type(capture) is not bool:
             # Whoever meant "no" must not be taken for a yes.
             self._faults.drop("capture_content", f"it cannot be a {type(capture).__name__}: no content is captured")
             return self.overridden(False)
@@ -104,20 +109,41 @@ class Gate:
         return self._cut(value)
 
     def attribute(self, value: Any) -> Any:
-        """A value that the caller sets as an attribute by hand: redacted, whether content is captured or not."""
+        """A value that the caller sets as an attribute by hand: redacted, whether content is captured or not.
+
+        None for a text of which the redactor leaves nothing.
+        """
         if isinstance(value, str):
             return self._cut(value)
-        if self.redact is None or value is None or isinstance(value, int | float):
+        if value is None or isinstance(value, int | float):
             return value
-        # Whatever the span would turn into text must be text here.
+        if self._is_one_word(value):
+            return value
         copier = Copier(text_length=self.limit_bytes, on_text=self._redacted)
-        return shortened(copier.copy(value, is_message=False), self.limit_bytes)
+        if self.redact is not None:
+            # Whatever the span would turn into text must be text here.
+            value = copier.copy(value, is_message=False)
+        try:
+            if not copier.has_cut and encoded_within(value, self.limit_bytes) is not None:
+                return value
+        except (TypeError, ValueError, OverflowError):
+            pass  # what is not quite JSON becomes so when it is cut
+        cut = shrink(value, self.limit_bytes, is_message=False)
+        return None if cut is None else msgspec.json.decode(cut)
 
-    def _cut(self, text: str) -> str:
+    def _is_one_word(self, value: Any) -> bool:
+        # A reason why the model finished, most of all.
+        if type(value) is not list:
+            return False
+        items = cast("list[Any]", value)
+        return len(items) == 1 and type(items[0]) is str and len(items[0]) <= self.untouched_length
+
+    def _cut(self, text: str) -> str | None:
         limit = self.limit_bytes
         if self.redact is None:
             return shorten(text, limit)
-        return shorten(changed(text, self._redacted, limit), limit)
+        found = shorten(changed(text, self._redacted, limit), limit)
+        return found if found or not text else None
 
     def _redacted(self, text: str) -> str:
         redact = self.redact

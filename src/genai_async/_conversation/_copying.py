@@ -6,6 +6,7 @@ It runs on the caller's thread: how long it takes is not up to what somebody's t
 from __future__ import annotations
 
 import base64
+import codecs
 import re
 from collections import ChainMap, UserDict
 from collections.abc import Callable, Mapping
@@ -163,6 +164,7 @@ _OWN_TYPES: Final = frozenset(
 )
 _WORD: Final = re.compile(r"[A-Za-z0-9_./:+-]{1,64}")
 _LONGEST_WORD: Final = 256
+_TEXTUAL: Final = re.compile(r"^text/|json|xml", re.IGNORECASE)
 _OWN_STRUCTS: Final = (
     Message,
     TextPart,
@@ -224,7 +226,9 @@ class Copier:
         return self._values > 0 and self.used_bytes < self._structure_bytes
 
     def _text(self, text: str) -> str:
-        found = changed(text, self._on_text, self._text_length)
+        return self._counted(changed(text, self._on_text, self._text_length))
+
+    def _counted(self, found: str) -> str:
         if type(found) is Head:
             self.has_cut = True
         self.used_bytes += min(len(found), TEXT_BYTES) + 3
@@ -248,17 +252,21 @@ class Copier:
     def _say(self, value: Mapping[Any, Any], found: dict[str, Any]) -> None:
         """Copy what the schemas know, whether there is room or not: without it the rest would not be valid."""
         kind = value.get("type", "text")
-        words = _WORD_KEYS if isinstance(kind, str) and kind in _OWN_TYPES else _TYPE_KEYS
+        is_own = isinstance(kind, str) and kind in _OWN_TYPES
+        words = _WORD_KEYS if is_own else _TYPE_KEYS
         for key, item in value.items():
             if key not in _SCHEMA_KEYS:
                 continue
             self.used_bytes += len(key) + 4
-            if key in words and isinstance(item, str) and len(item) <= _LONGEST_WORD:
+            said = self._said(item, value.get("mime_type")) if key == "content" and kind == "blob" else None
+            if said is not None:
+                found[key] = said
+            elif key in words and isinstance(item, str) and len(item) <= _LONGEST_WORD:
                 self.used_bytes += len(item)
                 is_word = self._on_text is None or _WORD.fullmatch(item)
                 found[key] = utf8(item) if is_word else changed(item, self._on_text, self._text_length)
             else:
-                found[key] = self.copy(item, key not in _FREE_FORM)
+                found[key] = self.copy(item, is_own and key not in _FREE_FORM)
 
     def _cut_dict(self, found: dict[str, Any], value: Mapping[Any, Any]) -> CutDict:
         self.used_bytes += TEXT_BYTES
@@ -269,7 +277,7 @@ class Copier:
 
     def _key(self, key: Any) -> str:
         if not isinstance(key, str):
-            (key,) = msgspec.to_builtins({key: None}, str_keys=True)
+            (key,) = msgspec.json.decode(encoder.encode({key: None}))
         found = shorten(changed(key, self._on_text, _LONGEST_KEY), _LONGEST_KEY)
         self.used_bytes += len(found) + 4
         return found
@@ -308,6 +316,24 @@ class Copier:
         plain = msgspec.to_builtins(value, enc_hook=readable, str_keys=True, builtin_types=(bytes, bytearray))
         return self.copy(plain, is_message)
 
+    def _said(self, media: object, mime_type: object) -> str | None:
+        """Media that are text, in base64 again after a redactor has read them; None for any other."""
+        if self._on_text is None or not isinstance(media, str):
+            return None
+        encoded, mark, rest = media.partition("…")
+        text = _text_in(encoded, mime_type, is_whole=not mark)
+        if text is None:
+            return None
+        if mark:  # it was cut before it came here
+            text = Head(text)
+            text.note = mark + rest
+        found = changed(text, self._on_text, self._text_length)
+        again = base64.b64encode(found.encode()).decode("ascii")
+        if isinstance(found, Head):
+            again = Head(again)
+            again.note = found.note
+        return self._counted(again)
+
     def _bytes(self, value: bytes | bytearray) -> str:
         """What bytes say, for a redactor to read: in base64 no secret could be found. Base64, as JSON has it, else."""
         is_whole = len(value) <= self._text_length
@@ -319,6 +345,16 @@ class Copier:
             text = Head(text)
             text.note = f"…[{len(value)} bytes, truncated]"
         return self._text(text)
+
+
+def _text_in(encoded: str, mime_type: object, *, is_whole: bool) -> str | None:
+    """The text that base64 says: of what is declared as text whatever can be read, of all else UTF-8 only."""
+    is_declared = isinstance(mime_type, str) and _TEXTUAL.search(mime_type) is not None
+    try:
+        data = base64.b64decode(encoded[: len(encoded) // 4 * 4])
+        return codecs.utf_8_decode(data, "replace" if is_declared else "strict", is_whole)[0]
+    except ValueError:
+        return None
 
 
 def _decoded(value: bytes | bytearray, errors: str) -> str | None:

@@ -3,13 +3,61 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+_Item = TypeVar("_Item")
+_Whole = TypeVar("_Whole")
 
 from .._log import warn
 
 
 class FieldError(ValueError):
     """A value that cannot be recorded; the text tells of types only, never the value, so that it may be logged."""
+
+
+class PartError(FieldError):
+    """Some items of a value cannot be recorded: `kept` is what the others make, `reasons` has a line for each."""
+
+    def __init__(self, kept: Any, reasons: list[str]) -> None:
+        super().__init__(reasons[0])
+        self.kept: Any = kept
+        self.reasons: list[str] = reasons
+
+
+def reason_of(exc: Exception) -> str:
+    """Why something is dropped, to be logged: what other code raises may repeat the value that it choked on."""
+    return str(exc) if isinstance(exc, FieldError) else type(exc).__name__
+
+
+def each(convert: Callable[[Any], _Item], items: Iterable[Any]) -> tuple[list[_Item], list[str]]:
+    """The items converted, and why some could not be, or not wholly: a bad one costs itself."""
+    kept: list[_Item] = []
+    reasons: list[str] = []
+    try:
+        for item in items:
+            try:
+                kept.append(convert(item))
+            except PartError as exc:
+                kept.append(exc.kept)
+                reasons += exc.reasons
+            except Exception as exc:
+                reasons.append(reason_of(exc))
+    except Exception as exc:  # what holds the items may be anybody's iterator
+        reasons.append(reason_of(exc))
+    return kept, reasons
+
+
+def whole(value: _Whole, kept: list[Any], reasons: list[str]) -> _Whole:
+    """The value that was made of what `each` kept.
+
+    Raises:
+        PartError: It is not all that was given.
+        FieldError: It is nothing of what was given.
+    """
+    if not reasons:
+        return value
+    raise PartError(value, reasons) if kept else FieldError(reasons[0])
 
 
 class Faults:

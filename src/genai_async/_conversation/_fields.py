@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Any, Final, NamedTuple, TypedDict, cast
 from urllib.parse import urlsplit
 
@@ -18,7 +19,7 @@ from ._chat import (
     to_output_messages,
     to_tool_definitions,
 )
-from ._faults import FieldError
+from ._faults import FieldError, each, whole
 from ._messages import Usage
 
 Check = Callable[[Any], Any]
@@ -37,14 +38,19 @@ class Field(NamedTuple):
     check: Check
     is_content: bool = False
     is_message: bool = False
-    plain: type | None = None
+    is_plain: bool = False
+
+
+_MAX_TEXTS: Final = 1_000
 
 
 def text(value: Any) -> str:
-    """A string."""
+    """A string; a member of an enumeration is the text that it stands for."""
+    if type(value) is str:
+        return value
     if not isinstance(value, str):
         raise FieldError(f"expected a string, not {type(value).__name__}")
-    return value
+    return str.__str__(value)
 
 
 def count(value: Any) -> int:
@@ -53,7 +59,7 @@ def count(value: Any) -> int:
         raise FieldError(f"expected an integer, not {type(value).__name__}")
     if value < 0:
         raise FieldError("expected an integer that isn't negative")
-    return value
+    return int(value)
 
 
 def integer(value: Any) -> int:
@@ -74,11 +80,19 @@ def number(value: Any) -> float:
 
 def texts(value: Any) -> list[str]:
     """Strings in order; a single string is a list of one."""
+    if type(value) is list:
+        items = cast("list[Any]", value)
+        if len(items) <= _MAX_TEXTS and {*map(type, items)} == {str}:
+            return items.copy()
     if isinstance(value, str):
-        return [value]
+        return [text(value)]
     if not isinstance(value, Iterable):
         raise FieldError(f"expected strings, not {type(value).__name__}")
-    return [text(item) for item in cast("Iterable[Any]", value)]
+    given = list(islice(cast("Iterable[Any]", value), _MAX_TEXTS + 1))
+    if len(given) > _MAX_TEXTS:
+        given[_MAX_TEXTS] = None  # which is no text, and counted
+    kept, reasons = each(text, given)
+    return whole(kept, kept, reasons)
 
 
 def only_true(value: Any) -> bool | None:
@@ -90,7 +104,8 @@ def only_true(value: Any) -> bool | None:
 
 def choices(value: Any) -> int | None:
     """A number of choices, left out when it is the usual one."""
-    return None if count(value) == 1 else value
+    found = count(value)
+    return None if found == 1 else found
 
 
 def tool_value(value: Any) -> Any:
@@ -110,7 +125,7 @@ _CONTENT: Final[dict[str, Field]] = {
 }
 
 _SHARED_OPTIONS: Final[dict[str, Field]] = {
-    "model": Field(sc.REQUEST_MODEL, text, plain=str),
+    "model": Field(sc.REQUEST_MODEL, text, is_plain=True),
     "max_tokens": Field(sc.REQUEST_MAX_TOKENS, count),
     "temperature": Field(sc.REQUEST_TEMPERATURE, number),
     "top_p": Field(sc.REQUEST_TOP_P, number),
@@ -118,16 +133,16 @@ _SHARED_OPTIONS: Final[dict[str, Field]] = {
     "frequency_penalty": Field(sc.REQUEST_FREQUENCY_PENALTY, number),
     "presence_penalty": Field(sc.REQUEST_PRESENCE_PENALTY, number),
     "choice_count": Field(sc.REQUEST_CHOICE_COUNT, choices),
-    "seed": Field(sc.REQUEST_SEED, integer, plain=int),
-    "output_type": Field(sc.OUTPUT_TYPE, text, plain=str),
+    "seed": Field(sc.REQUEST_SEED, integer),
+    "output_type": Field(sc.OUTPUT_TYPE, text, is_plain=True),
     "finish_reasons": Field(sc.RESPONSE_FINISH_REASONS, texts),
 }
 
 _REMOTE: Final[dict[str, Field]] = {
-    "provider_name": Field(sc.PROVIDER, text, plain=str),
-    "server_address": Field(sc.SERVER_ADDRESS, text, plain=str),
+    "provider_name": Field(sc.PROVIDER, text, is_plain=True),
+    "server_address": Field(sc.SERVER_ADDRESS, text, is_plain=True),
     "server_port": Field(sc.SERVER_PORT, count),
-    "previous_response_id": Field(sc.REQUEST_PREVIOUS_RESPONSE_ID, text, plain=str),
+    "previous_response_id": Field(sc.REQUEST_PREVIOUS_RESPONSE_ID, text, is_plain=True),
 }
 
 AGENT_FIELDS: Final[dict[str, Field]] = {**_CONTENT, **_SHARED_OPTIONS}
@@ -135,8 +150,8 @@ AGENT_FIELDS: Final[dict[str, Field]] = {**_CONTENT, **_SHARED_OPTIONS}
 REMOTE_AGENT_FIELDS: Final[dict[str, Field]] = {
     **AGENT_FIELDS,
     **_REMOTE,
-    "agent_id": Field(sc.AGENT_ID, text, plain=str),
-    "agent_version": Field(sc.AGENT_VERSION, text, plain=str),
+    "agent_id": Field(sc.AGENT_ID, text, is_plain=True),
+    "agent_version": Field(sc.AGENT_VERSION, text, is_plain=True),
 }
 
 LLM_FIELDS: Final[dict[str, Field]] = {
@@ -145,19 +160,19 @@ LLM_FIELDS: Final[dict[str, Field]] = {
     **_REMOTE,
     "top_k": Field(sc.REQUEST_TOP_K, count),
     "stream": Field(sc.REQUEST_STREAM, only_true),
-    "reasoning_level": Field(sc.REQUEST_REASONING_LEVEL, text, plain=str),
-    "prompt_name": Field(sc.PROMPT_NAME, text, plain=str),
-    "prompt_version": Field(sc.PROMPT_VERSION, text, plain=str),
+    "reasoning_level": Field(sc.REQUEST_REASONING_LEVEL, text, is_plain=True),
+    "prompt_name": Field(sc.PROMPT_NAME, text, is_plain=True),
+    "prompt_version": Field(sc.PROMPT_VERSION, text, is_plain=True),
     "compacted": Field(sc.CONVERSATION_COMPACTED, only_true),
-    "response_id": Field(sc.RESPONSE_ID, text, plain=str),
-    "response_model": Field(sc.RESPONSE_MODEL, text, plain=str),
+    "response_id": Field(sc.RESPONSE_ID, text, is_plain=True),
+    "response_model": Field(sc.RESPONSE_MODEL, text, is_plain=True),
     "time_to_first_chunk": Field(sc.RESPONSE_TIME_TO_FIRST_CHUNK, number),
 }
 
 TOOL_FIELDS: Final[dict[str, Field]] = {
-    "call_id": Field(sc.TOOL_CALL_ID, text, plain=str),
-    "tool_type": Field(sc.TOOL_TYPE, text, plain=str),
-    "description": Field(sc.TOOL_DESCRIPTION, text, plain=str),
+    "call_id": Field(sc.TOOL_CALL_ID, text, is_plain=True),
+    "tool_type": Field(sc.TOOL_TYPE, text, is_plain=True),
+    "description": Field(sc.TOOL_DESCRIPTION, text, is_plain=True),
     "arguments": Field(sc.TOOL_CALL_ARGUMENTS, tool_value, is_content=True),
     "result": Field(sc.TOOL_CALL_RESULT, tool_value, is_content=True),
 }
@@ -193,16 +208,16 @@ def to_usage(value: Any) -> Usage:
     if not isinstance(given, Mapping):
         raise FieldError(f"expected Usage or a mapping, not {type(value).__name__}")
     found = cast("Mapping[str, Any]", given)
+    # In this order: LiteLLM tells OpenAI's totals, which include what was cached, and Anthropic's counts of the cache.
+    if "prompt_tokens" in found or "completion_tokens" in found:
+        return _openai_usage(found)
     if "cache_read_input_tokens" in found or "cache_creation_input_tokens" in found:
         return _anthropic_usage(found)
-    if any(name in found for name in ("prompt_tokens", "completion_tokens", *_DETAILS)):
+    if "input_tokens_details" in found or "output_tokens_details" in found:
         return _openai_usage(found)
     if found.keys().isdisjoint(Usage.__struct_fields__):
         raise FieldError("there are no token counts in it")
     return Usage(**{name: found.get(name) for name in Usage.__struct_fields__})
-
-
-_DETAILS: Final = ("input_tokens_details", "output_tokens_details")
 
 
 def _anthropic_usage(found: Mapping[str, Any]) -> Usage:
@@ -215,11 +230,13 @@ def _anthropic_usage(found: Mapping[str, Any]) -> Usage:
 def _openai_usage(found: Mapping[str, Any]) -> Usage:
     received: Mapping[str, Any] = found.get("prompt_tokens_details") or found.get("input_tokens_details") or {}
     sent: Mapping[str, Any] = found.get("completion_tokens_details") or found.get("output_tokens_details") or {}
+    cached = received.get("cached_tokens")
     return Usage(
         found.get("prompt_tokens", found.get("input_tokens")),
         found.get("completion_tokens", found.get("output_tokens")),
         reasoning_tokens=sent.get("reasoning_tokens"),
-        cache_read_tokens=received.get("cached_tokens"),
+        cache_read_tokens=found.get("cache_read_input_tokens") if cached is None else cached,
+        cache_write_tokens=found.get("cache_creation_input_tokens"),
         text_input_tokens=received.get("text_tokens"),
         image_input_tokens=received.get("image_tokens"),
         audio_input_tokens=received.get("audio_tokens"),
@@ -312,7 +329,7 @@ class LLMFields(RequestOptions, total=False):
 
 
 class ToolFields(TypedDict, total=False):
-    """What `Tool.record` takes; None means "not given", except for `result`, where it is a result."""
+    """What `Tool.record` takes; None means "not given"."""
 
     arguments: Any
     result: Any

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from time import time_ns
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
 
 from msgspec.structs import astuple
 from opentelemetry.context import Context
-from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind, Status, StatusCode, format_span_id, format_trace_id
+from opentelemetry.trace import (
+    INVALID_SPAN,
+    INVALID_SPAN_CONTEXT,
+    Link,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    format_span_id,
+    format_trace_id,
+)
 
 from .._loop import still_runs
 from . import _semconv as sc
 from ._carrier import write_carrier
 from ._clock import Time, to_ns
 from ._content import Gate
-from ._faults import FieldError
-from ._fields import USAGE_KEYS, Field
+from ._faults import FieldError, PartError, reason_of
+from ._fields import USAGE_KEYS, Field, count, text
 from ._messages import Usage
-from ._outcome import Outcome, message_of, outcome_of, stack_of, type_name
+from ._outcome import OTHER, Outcome, message_of, outcome_of, raised_at, stack_of, type_name
 from ._runtime import Runtime
 from ._scope import Scope, context_with, current_context, enter, leave_one, span_of
 
@@ -26,10 +38,12 @@ if TYPE_CHECKING:
     from ._session import Session
 
 
-_RECORDED_IN: Final = "__genai_async_recorded_in__"
 # What a span belongs to and is decides how backends group it.
 _IDENTITY: Final = frozenset({sc.CONVERSATION_ID, sc.OPERATION})
 _LONGEST_NAME: Final = 64
+_LONGEST_SPAN_NAME: Final = 300
+# No redactor and no limit has anything to say of these.
+_FIXED: Final = frozenset({bool, int, float, type(None)})
 
 
 class SpanHandle:
@@ -51,14 +65,18 @@ class SpanHandle:
         "_once",
         "_outcome",
         "_parent",
+        "_recorded",
         "_runtime",
         "_scopes",
         "_session",
         "_span",
+        "_starts_ns",
         "is_ended",
     )
 
     _fields: ClassVar[Mapping[str, Field]]
+    _recorded: set[tuple[object, ...]]
+    """What tells the exceptions recorded here and below; made for the first of them."""
     # What owns tasks has to be found without a set-up, too: the tasks are the program's, not the tracing's.
     _owns_tasks: ClassVar[bool] = False
 
@@ -88,6 +106,8 @@ class SpanHandle:
             return  # what follows is only ever looked at for a span that exists
         self._content: dict[str, tuple[Any, ...]] = {}
         self._outcome: Outcome | None = None
+        self._starts_ns: int | None = None
+        """When it starts, where that lies ahead."""
         self._first = self._last = runtime.delivery.position
         if session is not None:
             session.open_spans[self] = None
@@ -116,19 +136,21 @@ class SpanHandle:
         """
         runtime = cast(Runtime, self._runtime)
         attributes = self._checked_start(operation, known, own)
-        subject = attributes.get(subject_key)
-        name = f"{operation} {subject}" if isinstance(subject, str) else operation
+        name = span_name(operation, attributes.get(subject_key))
         if link is None and self._parent is not None:
             link = self._parent._link_onward()
-        links = [Link(link.get_span_context())] if link is not None and link.get_span_context().is_valid else None
+        linked = None if link is None else context_of(link)
+        links = [Link(linked)] if linked is not None and linked.is_valid else None
         start_ns = None if start_time is None else self._time(start_time)
+        if start_ns is not None and start_ns > time_ns():
+            self._starts_ns = start_ns
         try:
-            self._span = runtime.tracer.start_span(name, self._base, kind, attributes, links, start_ns)
+            span = runtime.tracer.start_span(name, self._base, kind, attributes, links, start_ns)
+            if span.is_recording():
+                self._attributes = {}
+            self._span = span
         except Exception as exc:  # the provider, its samplers and processors are other people's
-            runtime.faults.drop("a span that its provider could not start", type(exc).__name__)
-            return
-        if self._span.is_recording():
-            self._attributes = {}
+            self._drop("a span that its provider could not start", exc)
 
     def _link_onward(self) -> Span | None:
         """What spans started here are linked to; nothing, where they are children."""
@@ -143,36 +165,52 @@ class SpanHandle:
             attributes[sc.CONVERSATION_ID] = session.session_id
             if session.attributes is not None:
                 attributes.update(self._own(session.attributes))
-        is_open = self._gate.redact is None
+        untouched = self._gate.untouched_length
         for key, value in known:
             if value is None:
                 continue
-            if isinstance(value, str):
-                # Of an enumeration's words, too, the text is the value.
-                word = value if type(value) is str else str.__str__(value)
-                if word:
-                    attributes[key] = word if is_open else self._gate.attribute(word)
-            elif key == sc.SERVER_PORT and type(value) is int:
-                attributes[key] = value
+            if type(value) is str and (not value or len(value) <= untouched):
+                if value:
+                    attributes[key] = value
             else:
-                self._drop(key, FieldError(f"expected a string, not {type(value).__name__}"))
+                self._add_known(key, value, attributes)
         if own is not None:
             attributes.update(self._own(own))
         return attributes
 
+    def _add_known(self, key: str, value: Any, attributes: dict[str, Any]) -> None:
+        try:
+            checked = count(value) if key == sc.SERVER_PORT else self._gate.attribute(text(value))
+        except Exception as exc:
+            self._drop(key, exc)
+            return
+        if checked is not None and checked != "":
+            attributes[key] = checked
+
     def _own(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
-        gate = self._gate
         found: dict[str, Any] = {}
         try:
-            for key, value in dict(attributes).items():
-                if key in _IDENTITY:
-                    self._drop("an attribute of the library's own", FieldError(f"{key} is not the caller's to set"))
-                elif isinstance(key, str):
-                    found[key if gate.redact is None else gate.attribute(key)] = gate.attribute(value)
+            given = list(dict(attributes).items())
         except Exception as exc:
             self._drop("attributes that cannot be read", exc)
-            return {}
+            return found
+        for key, value in given:
+            try:
+                self._add_own(key, value, found)
+            except Exception as exc:
+                self._drop("an attribute", exc)
         return found
+
+    def _add_own(self, key: Any, value: Any, found: dict[str, Any]) -> None:
+        gate = self._gate
+        if key in _IDENTITY:
+            self._drop("an attribute of the library's own", FieldError(f"{key} is not the caller's to set"))
+        elif not isinstance(key, str):
+            raise FieldError(f"its key is a {type(key).__name__}")
+        else:
+            name, kept = gate.attribute(key), gate.attribute(value)
+            if name is not None and (kept is not None or value is None):
+                found[name] = kept
 
     @property
     def span(self) -> Span:
@@ -207,12 +245,12 @@ class SpanHandle:
     @property
     def trace_id(self) -> str:
         """The trace's id as 32 hex digits; zeros if nothing is set up."""
-        return format_trace_id(self._span.get_span_context().trace_id)
+        return format_trace_id(context_of(self._span).trace_id)
 
     @property
     def span_id(self) -> str:
         """The span's id as 16 hex digits; zeros if nothing is set up."""
-        return format_span_id(self._span.get_span_context().span_id)
+        return format_span_id(context_of(self._span).span_id)
 
     @property
     def is_recording(self) -> bool:
@@ -242,8 +280,8 @@ class SpanHandle:
         """Mark the span as failed and go on; the last error recorded decides its status.
 
         Args:
-            error: The exception, or a word for `error.type` of which there are only a few; a longer text is a
-                message, and content.
+            error: The exception, or a word for `error.type` of which there are only a few (64 ASCII letters, digits
+                and `_.:-` at most); any other text is a message, and content.
         """
         if self._may_record("an error"):
             self._note(error)
@@ -279,8 +317,10 @@ class SpanHandle:
             timeout: The most seconds to wait; None waits as long as it takes.
 
         Returns:
-            False if the time ran out first.
+            False if the time ran out first, and at once while the span is still open: it cannot have arrived.
         """
+        if self.is_recording:
+            return False
         if self._runtime is None or self._last == self._first:
             return True
         return await self._runtime.delivery.settled(self._first, self._last, timeout)
@@ -332,22 +372,20 @@ class SpanHandle:
         return False
 
     def _drop(self, kind: str, exc: Exception) -> None:
-        # Our own checks tell only of types; what other code raises may repeat the value that it choked on.
-        reason = str(exc) if isinstance(exc, FieldError) else type(exc).__name__
-        cast(Runtime, self._runtime).faults.drop(kind, reason)
+        cast(Runtime, self._runtime).faults.drop(kind, reason_of(exc))
 
     def _record(self, fields: Mapping[str, Any]) -> None:
         attributes = self._attributes
         if attributes is None or (self.is_ended and not self._may_record("fields")):
             return
-        known, is_redacted = self._fields, self._gate.redact is not None
+        known, untouched = self._fields, self._gate.untouched_length
         for name, value in fields.items():
             if value is None:
                 continue
             field = known.get(name)
             if field is None:
                 self._put_unknown(name, value)
-            elif type(value) is field.plain and not is_redacted:
+            elif field.is_plain and type(value) is str and len(value) <= untouched:
                 attributes[field.key] = value
             else:
                 self._put_checked(name, field, value)
@@ -358,21 +396,30 @@ class SpanHandle:
 
     def _put_checked(self, name: str, field: Field, value: Any) -> None:
         gate = self._gate
+        if field.is_content and not gate.capture:
+            return
         try:
-            if not field.is_content:
-                checked = field.check(value if gate.redact is None else gate.attribute(value))
-            elif not gate.capture:
+            try:
+                checked = field.check(value)
+            except PartError as exc:
+                checked = exc.kept
+                for reason in exc.reasons:
+                    self._drop(f"{type(self).__name__}.{name}", FieldError(reason))
+            if field.is_message:
+                self._content[field.key] = checked
                 return
-            elif field.is_message:
-                self._content[field.key] = field.check(value)
-                return
+            if field.is_content:
+                kept = gate.json(checked, is_message=False)
             else:
-                checked = gate.json(field.check(value), is_message=False)
+                kept = checked if type(checked) in _FIXED else gate.attribute(checked)
         except Exception as exc:
             self._drop(f"{type(self).__name__}.{name}", exc)
             return
-        if checked is not None and self._attributes is not None:
-            self._attributes[field.key] = checked
+        attributes = cast("dict[str, Any]", self._attributes)
+        if kept is not None:
+            attributes[field.key] = kept
+        elif checked is None and not field.is_content:
+            attributes.pop(field.key, None)  # the conventions leave this value out: what was there is no longer so
 
     def _put_unknown(self, name: str, value: Any) -> None:
         # One kind for all names: they are the caller's, and there may be any number of them.
@@ -389,30 +436,55 @@ class SpanHandle:
                 continue
             if type(value) is int and value >= 0:
                 attributes[key] = value
-            else:
-                self._drop(key, FieldError("expected an integer that isn't negative"))
+                continue
+            try:
+                attributes[key] = count(value)
+            except Exception as exc:
+                self._drop(key, exc)
 
     def _note(self, error: BaseException | str) -> None:
-        if not isinstance(error, BaseException | str):
-            self._drop("an error", FieldError(f"expected an exception or a word, not {type(error).__name__}"))
+        try:
+            self._note_outcome(error)
+        except Exception as exc:  # an exception can be any object, and say anything of itself
+            self._drop("an error", exc)
+
+    def _note_outcome(self, error: BaseException | str) -> None:
+        if error is False:  # type: ignore[comparison-overlap]  # whoever says so means that there is none
+            raise FieldError("expected an exception or a word, not bool")
         outcome = outcome_of(error)
+        word = outcome.error_type
+        if isinstance(error, str) and outcome.text is None and self._gate.attribute(word) != word:
+            # What a redactor would change in it is content.
+            outcome = Outcome(OTHER, None, word)
         if outcome.is_withdrawn and not cast(Runtime, self._runtime).cancellation_is_error:
+            self.note_cut()
             return
         self._outcome = outcome
+        if not isinstance(error, BaseException | str):
+            raise FieldError(f"expected an exception or a word, not {type(error).__name__}")
         if outcome.exception is not None and self._is_new(outcome.exception):
             self._add_exception(outcome.exception)
 
     def _is_new(self, error: BaseException) -> bool:
-        """Whether no span of this trace has recorded the exception: it belongs to the innermost that it came out of.
+        """Whether neither this nor a span below has recorded the exception, which is the innermost's that it came from.
 
-        Noted on the exception itself: its `id` is soon another's, and holding it would hold its frames.
+        Neither is a mark put on the exception, which others show and copy, nor is the exception kept, which would hold
+        its frames. Its address alone is soon another's.
         """
-        trace_id = self._span.get_span_context().trace_id
-        noted = vars(error)
-        if noted.get(_RECORDED_IN) == trace_id:
+        trace_id = context_of(self._span).trace_id
+        mark = (trace_id, id(error), *raised_at(error), hash(message_of(error)))
+        if mark in getattr(self, "_recorded", ()):
             return False
-        noted[_RECORDED_IN] = trace_id
+        handle: SpanHandle | None = self
+        while handle is not None:
+            if not hasattr(handle, "_recorded"):
+                handle._recorded = set()
+            handle._recorded.add(mark)
+            handle = handle._parent
         return True
+
+    def note_cut(self) -> None:
+        """Note that what the span stands for was left before its end, and that this alone is no error."""
 
     def _add_exception(self, error: BaseException) -> None:
         gate = self._gate
@@ -421,27 +493,32 @@ class SpanHandle:
             "exception.message": gate.text(message_of(error)),
             "exception.stacktrace": gate.text(stack_of(error)),
         }
-        try:
-            self._span.add_event("exception", {key: value for key, value in event.items() if value is not None})
-        except Exception as exc:
-            self._drop("an exception event", exc)
+        self._span.add_event("exception", {key: value for key, value in event.items() if value is not None})
 
     def _finish(self, attributes: dict[str, Any], error: BaseException | str | None, end_time: Time | None) -> None:
-        runtime = cast(Runtime, self._runtime)
-        end_ns = None if end_time is None else self._end_ns(end_time)
+        end_ns: int | None = None
         try:
             try:
                 if error is not None:
                     self._note(error)
-                self._complete(attributes)
-                self._write(attributes)
+                if end_time is not None or self._starts_ns is not None:
+                    end_ns = self._end_ns(end_time)
+                # A guard each: what one of them stumbles over takes nothing else with it.
+                try:
+                    self._complete(attributes)
+                except Exception as exc:
+                    self._drop("what a span knows at its end", exc)
+                try:
+                    self._write(attributes)
+                except Exception as exc:
+                    self._drop("what was recorded on a span", exc)
             finally:
                 # Whatever interrupts the writing, Ctrl-C in a redactor too, the span ends and is counted.
                 self._span.end(end_ns)
         except Exception as exc:  # the provider's own and its processors' faults stay theirs
-            runtime.faults.drop("a span that its provider could not end", type(exc).__name__)
+            self._drop("a span that its provider could not end", exc)
         self._content = {}
-        position = runtime.delivery.position
+        position = cast(Runtime, self._runtime).delivery.position
         handle: SpanHandle | None = self
         while handle is not None:
             handle._last = position
@@ -477,10 +554,27 @@ class SpanHandle:
             self._drop("a time", exc)
             return None
 
-    def _end_ns(self, value: Time) -> int | None:
-        end_ns = self._time(value)
-        started_ns = getattr(self._span, "start_time", None)
+    def _end_ns(self, value: Time | None) -> int | None:
+        end_ns = time_ns() if value is None else self._time(value)
+        try:
+            started_ns = getattr(self._span, "start_time", None)
+        except Exception:  # the provider's own
+            return end_ns
         if end_ns is not None and isinstance(started_ns, int) and end_ns < started_ns:
             self._drop("a time", FieldError("the end lies before the start"))
             return started_ns
         return end_ns
+
+
+def span_name(operation: str, subject: object) -> str:
+    """The operation and what it is about, within what backends group by."""
+    name = f"{operation} {subject}" if isinstance(subject, str) else operation
+    return name if len(name) <= _LONGEST_SPAN_NAME else f"{name[: _LONGEST_SPAN_NAME - 1]}…"
+
+
+def context_of(span: Span) -> SpanContext:
+    """A span's ids; those of no span, where the provider's span cannot tell them."""
+    try:
+        return span.get_span_context()
+    except Exception:
+        return INVALID_SPAN_CONTEXT

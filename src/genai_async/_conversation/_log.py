@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, cast
+from uuid import UUID
 
 import msgspec
 
@@ -12,7 +14,7 @@ from ._clock import Time, to_ns
 from ._faults import FieldError
 from ._handle import SpanHandle
 from ._messages import Usage
-from ._runtime import current_runtime
+from ._runtime import current_runtime, drop
 from ._session import Session
 from ._spans import LLM, SubAgent, Tool, Turn
 
@@ -77,7 +79,7 @@ LoggedSpan: TypeAlias = LoggedLLM | LoggedTool | LoggedSubAgent
 
 
 class LogResult(msgspec.Struct, frozen=True):
-    """What was recorded: ids in hex, one trace and root span for each turn."""
+    """What was recorded: ids in hex, one trace and root span for each turn; none of them without a set-up."""
 
     session_id: str
     trace_ids: tuple[str, ...] = ()
@@ -88,7 +90,7 @@ class LogResult(msgspec.Struct, frozen=True):
 def log_turn(
     user_message: str | None = None,
     *,
-    session_id: str | None = None,
+    session_id: str | int | UUID | None = None,
     input_messages: MessagesLike | None = None,
     output_messages: MessagesLike | None = None,
     system_instructions: InstructionsLike | None = None,
@@ -152,7 +154,7 @@ def log_turn(
 def log_session(
     turns: Iterable[LoggedTurn],
     *,
-    session_id: str | None = None,
+    session_id: str | int | UUID | None = None,
     agent_name: str = "",
     model: str = "",
     agent_description: str = "",
@@ -170,10 +172,13 @@ def log_session(
         capture_content=capture_content,
         continue_trace=continue_trace,
     )
+    if current_runtime() is None:
+        return LogResult(session.session_id)
     roots: list[Turn] = []
     count = 0
-    for turn in _only(LoggedTurn, turns):
-        tree = _tree(turn)
+    reader = _Reader()
+    for turn in reader.only(LoggedTurn, turns):
+        tree = reader.tree(turn)
         times = _times(tree, (None, None))
         root = _start_turn(session, turn, times[0])
         count += 1 + sum([_log(root, branch, times) for branch in tree.under])
@@ -243,12 +248,14 @@ def _recorded(handle: SubAgent | LLM, fields: object) -> SpanHandle:
     try:
         named = {str(name): value for name, value in dict(cast("Mapping[object, Any]", fields)).items()}
     except Exception as exc:
-        _drop("the fields of a logged span", exc)
+        drop("the fields of a logged span", exc)
     else:
         handle._record(named)
     return handle
 
 
+_MAX_DEPTH: Final = 128
+_MAX_SPANS: Final = 100_000
 _SPANS: Final = (LoggedLLM, LoggedTool, LoggedSubAgent)
 _Times: TypeAlias = tuple[Time | None, Time | None]
 _Record = TypeVar("_Record", bound=_Logged)
@@ -261,27 +268,39 @@ class _Tree(NamedTuple):
     under: list[_Tree]
 
 
-def _tree(record: _Logged) -> _Tree:
-    return _Tree(record, [_tree(span) for span in _only(_SPANS, record.spans)])
+class _Reader:
+    """Reads records once, no deeper and no more of them than a program can mean: a record may hold itself."""
+
+    def __init__(self) -> None:
+        self._left = _MAX_SPANS
+
+    def tree(self, record: _Logged, depth: int = 1) -> _Tree:
+        """A record with those under it."""
+        under = self.only(_SPANS, record.spans)
+        if depth >= _MAX_DEPTH and under:
+            drop("logged spans", FieldError(f"they are more than {_MAX_DEPTH} in each other"))
+            under = []
+        return _Tree(record, [self.tree(span, depth + 1) for span in under])
+
+    def only(self, kind: type[_Record] | tuple[type[_Record], ...], given: Iterable[_Record]) -> list[_Record]:
+        """The records among what was given; whatever else is there is dropped and counted."""
+        try:
+            items = [given] if isinstance(given, kind) else list(islice(given, self._left + 1))
+        except Exception as exc:
+            drop("logged spans", exc)
+            return []
+        if len(items) > self._left:
+            drop("logged spans", FieldError(f"there are more than {_MAX_SPANS}"))
+        found = [item for item in items[: self._left] if _is_record(item, kind)]
+        self._left -= len(found)
+        return found
 
 
-def _only(kind: type[_Record] | tuple[type[_Record], ...], given: Iterable[_Record]) -> list[_Record]:
-    """The records among what was given; whatever else is there is dropped and counted."""
-    try:
-        found = [given] if isinstance(given, kind) else list(given)
-    except Exception as exc:
-        _drop("logged spans", exc)
-        return []
-    for item in found:
-        if not isinstance(item, kind):
-            _drop("logged spans", FieldError(f"a {type(item).__name__} is no record of a span"))
-    return [item for item in found if isinstance(item, kind)]
-
-
-def _drop(kind: str, exc: Exception) -> None:
-    runtime = current_runtime()
-    if runtime is not None:
-        runtime.faults.drop(kind, exc if isinstance(exc, FieldError) else type(exc).__name__)
+def _is_record(item: object, kind: type[_Logged] | tuple[type[_Logged], ...]) -> bool:
+    if issubclass(type(item), kind):
+        return True
+    drop("logged spans", FieldError(f"a {type(item).__name__} is no record of a span"))
+    return False
 
 
 def _times(tree: _Tree, within: _Times) -> _Times:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import traceback
+from types import CodeType
 from typing import Final, NamedTuple, cast
 
 from .._loop import is_cancellation, is_overdue, is_timeout
@@ -10,7 +12,10 @@ from .._loop import is_cancellation, is_overdue, is_timeout
 CANCELLED: Final = "cancelled"
 TIMEOUT: Final = "timeout"
 ABANDONED: Final = "abandoned"
-MAX_WORD: Final = 100
+# A type is an identifier; anything else is what somebody would read, and would be a new type each time.
+_WORD: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_MAX_DEPTH: Final = 10_000  # of groups in groups; one may say that it holds itself
+_LONGEST_TYPE: Final = 256
 OTHER: Final = "_OTHER"  # the conventions' word where there is none
 
 
@@ -37,10 +42,16 @@ def outcome_of(error: BaseException | str) -> Outcome:
     `asyncio.timeout` around the block tells nobody until it is left. A group of one is what it holds. A word is
     taken as the error type itself, a longer text as a message.
     """
+    try:
+        return _classified(error)
+    except Exception:  # an exception whose attributes raise has failed all the same
+        return Outcome(OTHER, error if isinstance(error, BaseException) else None)
+
+
+def _classified(error: BaseException | str) -> Outcome:
     if isinstance(error, str):
-        # More than a word is what somebody would read, and as a type it would be a new one each time.
-        is_word = len(error) <= MAX_WORD and error.split() == [error]
-        return Outcome(error, None) if is_word else Outcome(OTHER, None, error)
+        word = str.__str__(error)
+        return Outcome(word, None) if _WORD.fullmatch(word) else Outcome(OTHER, None, word)
     if not isinstance(error, BaseException):
         return Outcome(OTHER, None)
     error = _alone(error)
@@ -53,7 +64,10 @@ def outcome_of(error: BaseException | str) -> Outcome:
 
 def _alone(error: BaseException) -> BaseException:
     """What a group of one holds; anything else as it is."""
-    while len(members := _members(error)) == 1:
+    for _ in range(_MAX_DEPTH):
+        members = _members(error)
+        if len(members) != 1:
+            break
         error = members[0]
     return error
 
@@ -67,7 +81,11 @@ def _members(error: BaseException) -> tuple[BaseException, ...]:
 def type_name(error: BaseException) -> str:
     """The canonical name of an exception's type: qualified, except for Python's own."""
     kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+        return name[:_LONGEST_TYPE]
+    except Exception:  # a metaclass can answer anything
+        return OTHER
 
 
 def message_of(error: BaseException) -> str:
@@ -86,3 +104,11 @@ def stack_of(error: BaseException) -> str:
     frames = traceback.walk_tb(error.__traceback__)
     calls = [f'  File "{frame.f_code.co_filename}", line {line}, in {frame.f_code.co_name}' for frame, line in frames]
     return "\n".join(["Traceback (most recent call last):", *calls, f"{type_name(error)}: {message_of(error)}"])
+
+
+def raised_at(error: BaseException) -> tuple[CodeType | None, int]:
+    """The code and line that raised the exception, which stay the same wherever it comes through."""
+    code, line = None, 0
+    for frame, line in traceback.walk_tb(error.__traceback__):  # noqa: B007 - the last one counts
+        code = frame.f_code
+    return code, line

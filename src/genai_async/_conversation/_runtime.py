@@ -8,7 +8,7 @@ from typing import Protocol
 from opentelemetry.trace import Tracer
 
 from ._content import Gate
-from ._faults import Faults
+from ._faults import Faults, reason_of
 
 
 class Delivery(Protocol):
@@ -46,6 +46,12 @@ _current: Runtime | None = None
 def current_runtime() -> Runtime | None:
     """The newest set-up that is still there."""
     return _current
+
+
+def drop(kind: str, exc: Exception) -> None:
+    """Count a value that is dropped where there is no handle to count it; without a set-up nobody would see it."""
+    if _current is not None:
+        _current.faults.drop(kind, reason_of(exc))
 
 
 def install(runtime: Runtime) -> None:

@@ -76,3 +76,5 @@ ERROR_TYPE: Final = "error.type"
 INVOKE_AGENT: Final = "invoke_agent"
 EXECUTE_TOOL: Final = "execute_tool"
 CHAT: Final = "chat"
+INFERENCE_OPERATIONS: Final = (CHAT, "generate_content", "text_completion")
+"""What a model call may do, in the conventions' own words."""

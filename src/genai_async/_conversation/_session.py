@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
+from uuid import UUID
 
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
@@ -16,9 +17,10 @@ from ._children import TaskOwner
 from ._clock import Time
 from ._content import CLOSED, Gate
 from ._faults import FieldError
+from ._fields import text
 from ._handle import SpanHandle
 from ._ids import new_conversation_id
-from ._runtime import Runtime, current_runtime
+from ._runtime import Runtime, current_runtime, drop
 from ._scope import (
     NOWHERE,
     Scope,
@@ -48,7 +50,7 @@ class Session(TaskOwner):
         session.end()
 
     Args:
-        session_id: The conversation's id; a fresh UUIDv7, if None.
+        session_id: The conversation's id: text, a number or a UUID; a fresh UUIDv7, if None.
         agent_name: The agent that answers, unless a turn names another.
         model: The model that it uses, unless a turn or call names another.
         agent_id: The id of a hosted agent.
@@ -82,7 +84,7 @@ class Session(TaskOwner):
     def __init__(
         self,
         *,
-        session_id: str | None = None,
+        session_id: str | int | UUID | None = None,
         agent_name: str = "",
         model: str = "",
         agent_id: str = "",
@@ -273,19 +275,37 @@ class Session(TaskOwner):
         return context_with(context, Scope(self, None, NOWHERE), current if may_nest else None)
 
 
+# It stands on every span of the conversation; backends cut or drop ids that are much shorter than this.
+_LONGEST_ID: Final = 16 * 1024
+
+
 def _checked_id(given: object) -> str:
-    if isinstance(given, str) and given:
-        return given
-    # A database's integer key is an id as good as any; anything else cannot name a conversation.
-    return str(given) if isinstance(given, int) and not isinstance(given, bool) else new_conversation_id()
+    """The id that was given; a fresh one for None, "" and what cannot name a conversation."""
+    if given is None:
+        return new_conversation_id()
+    try:
+        return _id_of(given) or new_conversation_id()
+    except Exception as exc:
+        drop("a session id", exc)
+        return new_conversation_id()
+
+
+def _id_of(given: object) -> str:
+    if isinstance(given, str):
+        found = text(given)
+    elif isinstance(given, int | UUID) and not isinstance(given, bool):
+        found = str(given)  # a database's key is an id as good as any
+    else:
+        raise FieldError(f"expected a string, not {type(given).__name__}")
+    if len(found) > _LONGEST_ID:
+        raise FieldError(f"it has more than {_LONGEST_ID} characters")
+    return found
 
 
 def origin_of(carrier: object) -> Origin:
     """What a carrier tells; nothing, where it cannot be read, and that is counted."""
     try:
         return read_carrier(carrier)
-    except Exception as exc:
-        runtime = current_runtime()
-        if runtime is not None:
-            runtime.faults.drop("a carrier", exc if isinstance(exc, FieldError) else type(exc).__name__)
+    except Exception as exc:  # a carrier may be any object
+        drop("a carrier", exc)
         return Origin(None, None)

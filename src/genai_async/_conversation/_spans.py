@@ -7,6 +7,7 @@ from collections.abc import AsyncIterable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar, Unpack, cast
 
+import msgspec
 from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
@@ -16,10 +17,11 @@ from ._chat import InstructionsLike, MessagesLike, ToolsLike, blob_of, media_fro
 from ._children import TaskOwner
 from ._clock import Time
 from ._content import Gate
+from ._copying import OVERLAP
 from ._faults import FieldError
 from ._fields import AgentFields, Field, LLMFields, RequestOptions, SubAgentFields, ToolFields, to_usage
-from ._handle import SpanHandle
-from ._messages import FilePart, Message, Part, ReasoningPart, TextPart, Usage, modality_of
+from ._handle import SpanHandle, span_name
+from ._messages import BlobPart, FilePart, Message, Part, ReasoningPart, TextPart, Usage, modality_of
 from ._runtime import Runtime, current_runtime
 from ._stream import Stream
 
@@ -94,7 +96,7 @@ class _StartsTools(SpanHandle):
             start_time: When it started; now, if None.
         """
         agent = SubAgent(self._runtime, self._session, self, self._child_base(), self._gate)
-        agent.is_remote = remote is not None and remote is not False
+        agent.is_remote = remote is not None and _is_remote(remote)
         if self._runtime is not None:
             agent._begin_subagent(name, model, agent_description, remote, attributes, start_time)
             if agent.is_remote:
@@ -253,7 +255,7 @@ class _Agent(_StartsLLMs, TaskOwner):
     def _complete(self, attributes: dict[str, Any]) -> None:
         for key, name in ((sc.USAGE_INPUT_TOKENS, "input_tokens"), (sc.USAGE_OUTPUT_TOKENS, "output_tokens")):
             counts = [getattr(usage, name) for usage, _ in self._calls if usage is not None]
-            known = [value for value in counts if type(value) is int and value >= 0]
+            known = [value for value in counts if issubclass(type(value), int) and value is not True and value >= 0]
             if known and key not in attributes:
                 attributes[key] = sum(known)
         reasons = [given for _, given in self._calls if given is not None]
@@ -326,6 +328,8 @@ class SubAgent(_Agent):
         own: Mapping[str, Any] | None,
         start_time: Time | None,
     ) -> None:
+        if remote is not None and remote is not False and not self.is_remote:
+            self._drop("SubAgent.remote", FieldError(f"expected an address or a mapping, not {type(remote).__name__}"))
         service = self._service(remote).items() if self.is_remote else ()
         kind = SpanKind.CLIENT if self.is_remote else SpanKind.INTERNAL
         self._start_agent(name, model, description, own=own, start_time=start_time, kind=kind, service=service)
@@ -333,12 +337,17 @@ class SubAgent(_Agent):
     def _service(self, remote: Any) -> dict[str, Any]:
         service: dict[str, Any] = {}
         try:
-            for name, value in f.remote_fields(remote).items():
+            given = f.remote_fields(remote)
+        except Exception as exc:
+            self._drop("SubAgent.remote", exc)
+            return service
+        for name, value in given.items():
+            try:
                 if value is not None:
                     field = f.REMOTE_AGENT_FIELDS[name]
                     service[field.key] = field.check(value)
-        except Exception as exc:
-            self._drop("SubAgent.remote", exc)
+            except Exception as exc:
+                self._drop("SubAgent.remote", exc)
         return service
 
     def _put_unknown(self, name: str, value: Any) -> None:
@@ -367,7 +376,7 @@ class LLM(_StartsTools):
             llm.record(output_messages=[reply.choices[0].message], usage=reply.usage, response_id=reply.id)
     """
 
-    __slots__ = ("_is_cut", "_pieces", "_usage", "model")
+    __slots__ = ("_is_cut", "_operation", "_pieces", "_rooms", "_usage", "model")
     _fields: ClassVar[Mapping[str, Field]] = f.LLM_FIELDS
 
     def __init__(
@@ -380,12 +389,16 @@ class LLM(_StartsTools):
     ) -> None:
         self._is_cut = False
         self._pieces: list[Part] = []
+        self._rooms: dict[type[Part], int] | None = None
         self._usage: Usage | None = None
         self.model: str | None = None
         super().__init__(runtime, session, parent, base, gate)
 
     def record(self, **fields: Unpack[LLMFields]) -> Self:
-        """Record the request's and the response's fields; only those that are passed are replaced."""
+        """Record the request's and the response's fields; only those that are passed are replaced.
+
+        `usage` is one field: what is recorded later replaces all of it.
+        """
         self._record(fields)
         return self
 
@@ -433,9 +446,11 @@ class LLM(_StartsTools):
             mime_type: Such as `image/png`.
             modality: `image`, `audio`, `video` or `document`; taken from the MIME type, if None.
         """
-        if self._may_record("media"):
+        if self._gate.capture and self._may_record("media"):
             try:
-                self._pieces.append(_media_part(content, uri, file_id, mime_type, modality))
+                part = _media_part(content, uri, file_id, mime_type, modality)
+                self._take_room(type(part), len(part.content) if isinstance(part, BlobPart) else _WORD_SIZE)
+                self._pieces.append(part)
             except Exception as exc:
                 self._drop("LLM.attach_media", exc)
         return self
@@ -454,12 +469,28 @@ class LLM(_StartsTools):
                 self._put(name, value)
 
     def _add(self, kind: type[TextPart | ReasoningPart], text: str) -> Self:
-        if self._may_record("text"):
-            if isinstance(text, str):
-                self._pieces.append(kind(text))
-            else:
-                self._drop("LLM.output", FieldError(f"expected a string, not {type(text).__name__}"))
+        if self._gate.capture and self._may_record("text"):
+            try:
+                said = f.text(text)
+                room = self._take_room(kind, len(said))
+                self._pieces.append(kind(said if len(said) <= room else said[:room]))
+            except Exception as exc:
+                self._drop("LLM.output", exc)
         return self
+
+    def _take_room(self, kind: type[Part], size: int) -> int:
+        """How much of a piece may be kept: no more of each kind than an attribute holds and a redactor looks at.
+
+        Raises:
+            FieldError: Nothing.
+        """
+        if self._rooms is None:
+            self._rooms = {}
+        room = self._rooms.get(kind, self._gate.limit_bytes + OVERLAP)
+        if room <= 0:
+            raise FieldError("there is more than an attribute has room for")
+        self._rooms[kind] = room - size
+        return room
 
     def _begin_llm(
         self,
@@ -470,19 +501,27 @@ class LLM(_StartsTools):
         own: Mapping[str, Any] | None,
         start_time: Time | None,
     ) -> None:
-        self.model = _given_text(model) or self._agents_model()
-        if _given_text(operation) is None:
-            self._drop("operation", FieldError("expected a word"))
-            operation = sc.CHAT
+        own_model = _given_text(model)
+        self.model = own_model or self._agents_model()
+        if type(operation) is not str or operation not in sc.INFERENCE_OPERATIONS:
+            operation = self._checked_operation(operation)
+        self._operation = operation
         address, port = server
         known = (
             (sc.PROVIDER, provider),
             # What is no text goes on, to be dropped and counted as such.
-            (sc.REQUEST_MODEL, self.model if isinstance(model, str | None) else model),
+            (sc.REQUEST_MODEL, self.model if own_model or model is None or type(model) is str else model),
             (sc.SERVER_ADDRESS, address),
             (sc.SERVER_PORT, port),
         )
         self._start(operation, sc.REQUEST_MODEL, known, own=own, kind=SpanKind.CLIENT, start_time=start_time)
+
+    def _checked_operation(self, operation: object) -> str:
+        word = _given_text(operation)
+        if word is None:
+            self._drop("operation", FieldError("expected a word"))
+            return sc.CHAT
+        return word if word in sc.INFERENCE_OPERATIONS else self._gate.attribute(word) or sc.CHAT
 
     def _agents_model(self) -> str | None:
         agent = agent_of(self)
@@ -507,9 +546,12 @@ class LLM(_StartsTools):
             self._note(GeneratorExit())
         if self._usage is not None:
             self._put_usage(self._usage, totals_only=False)
-        if self._outcome is not None and sc.RESPONSE_FINISH_REASONS not in attributes:
-            # A reason was expected and never came.
-            attributes[sc.RESPONSE_FINISH_REASONS] = ["error"]
+        if (self._outcome is not None or self._is_cut) and sc.RESPONSE_FINISH_REASONS not in attributes:
+            # A reason was expected for each choice and never came.
+            choices = min(attributes.get(sc.REQUEST_CHOICE_COUNT, 1), _MAX_CHOICES)
+            attributes[sc.RESPONSE_FINISH_REASONS] = ["error"] * choices
+        if sc.REQUEST_MODEL in attributes:
+            self._span.update_name(span_name(self._operation, attributes[sc.REQUEST_MODEL]))
         if self._pieces:
             self._put_pieces()
         agent = agent_of(self)
@@ -524,16 +566,36 @@ class LLM(_StartsTools):
             if texts:
                 parts.append(kind("".join(texts)))
         parts += [piece for piece in pieces if type(piece) is not ReasoningPart and type(piece) is not TextPart]
-        recorded = self._content.get(sc.OUTPUT_MESSAGES, ())
-        self._put("output_messages", [*recorded, Message("assistant", tuple(parts))])
+        messages: list[Message] = list(self._content.get(sc.OUTPUT_MESSAGES, ()))
+        # One message is one choice: what is said beside a recorded message belongs to it.
+        last = next((place for place in reversed(range(len(messages))) if messages[place].role == "assistant"), None)
+        if last is None:
+            messages.append(Message("assistant", tuple(parts)))
+        else:
+            messages[last] = msgspec.structs.replace(messages[last], parts=(*messages[last].parts, *parts))
+        self._put("output_messages", messages)
+
+
+def _is_remote(remote: object) -> bool:
+    try:
+        return remote is True or (isinstance(remote, str | Mapping) and remote != "")
+    except Exception:
+        return False
 
 
 def _given_text(value: object) -> str | None:
     """The text that was given; None where it is empty, or no text."""
-    return str.__str__(value) if isinstance(value, str) and value else None
+    if type(value) is str:
+        return value or None
+    try:
+        return f.text(value) or None
+    except Exception:
+        return None
 
 
 _NOT_GIVEN: Final = object()
+_MAX_CHOICES: Final = 128
+_WORD_SIZE: Final = 64  # about what an address or a file's id takes
 
 
 class Tool(_StartsLLMs):
@@ -548,9 +610,13 @@ class Tool(_StartsLLMs):
     _fields: ClassVar[Mapping[str, Field]] = f.TOOL_FIELDS
 
     def record(self, **fields: Unpack[ToolFields]) -> Self:
-        """Record what the tool was called with and returned; only the fields that are passed are replaced."""
-        if "result" in fields:
-            self.result = fields["result"]
+        """Record what the tool was called with and returned; only the fields that are passed are replaced.
+
+        As for every field, None is "not passed": a tool that returned None is told by `tool.result = None`.
+        """
+        result = fields.get("result")
+        if result is not None:
+            self.result = result
         self._record({name: value for name, value in fields.items() if name != "result"})
         return self
 
@@ -619,6 +685,9 @@ def _media_part(
 ) -> Part:
     if sum(given is not None for given in (content, uri, file_id)) != 1:
         raise FieldError("exactly one of content, uri or file_id is needed")
+    for word in (uri, file_id, mime_type, modality):
+        if word is not None:
+            f.text(word)
     kind = modality or modality_of(mime_type)
     if content is not None:
         return blob_of(content, kind, mime_type)

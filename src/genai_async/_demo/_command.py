@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -15,6 +16,7 @@ from msgspec import json
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from .._env import flag
+from .._errors import ConfigurationError
 from .._setup import tracing
 from .._testing._record import SpanRecord
 from ..export import ExportStats
@@ -60,13 +62,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the demo; 1 if anything was lost or wrong."""
-    if not arguments.path.is_dir():
+    if not os.path.isdir(arguments.path):  # noqa: PTH112 - of what may not be looked at, `pathlib` raises
         sys.stderr.write(f"{arguments.path} is not a folder\n")
         return 2
     if flag("OTEL_SDK_DISABLED"):
         sys.stderr.write("OTEL_SDK_DISABLED is set: nothing would be traced\n")
         return 2
-    return anyio.run(_demo, arguments)
+    try:
+        return anyio.run(_demo, arguments)
+    except ConfigurationError as exc:  # the endpoint's, or a variable's
+        sys.stderr.write(f"{exc}\n")
+        return 2
 
 
 async def _demo(arguments: argparse.Namespace) -> int:

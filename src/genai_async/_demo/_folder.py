@@ -77,7 +77,10 @@ class Folder:
 
     def _row(self, file: str) -> tuple[str, str, int]:
         path = self.root / file
-        return file, path.suffix, path.stat().st_size if path.exists() else 0
+        try:
+            return file, path.suffix, path.stat().st_size
+        except OSError:  # gone since the survey
+            return file, path.suffix, 0
 
 
 def _walk(root: Path) -> Iterator[str]:
@@ -85,8 +88,18 @@ def _walk(root: Path) -> Iterator[str]:
         folders[:] = sorted(filter(_is_wanted, folders))
         for name in sorted(filter(_is_wanted, names)):
             path = Path(folder, name)
-            if path.is_file() and not path.is_symlink():
+            if _is_readable(path):
                 yield path.relative_to(root).as_posix()
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        if not path.is_file() or path.is_symlink():
+            return False
+        with path.open("rb"):
+            return True
+    except OSError:  # not ours to read, or in a folder that may be listed and not entered
+        return False
 
 
 def _is_wanted(name: str) -> bool:

@@ -40,7 +40,9 @@ async def receiving() -> AsyncGenerator[Receiver]:
     with TemporaryDirectory(prefix="genai-async-") as folder:
         file = Path(folder, "received.jsonl")
         command = [sys.executable, "-m", "genai_async", "collect", "--port=0", f"--json-lines={file}", "--until-eof"]
-        async with await anyio.open_process(command, stdin=subprocess.PIPE, stderr=None) as process:
+        # In a session of its own Ctrl-C does not reach it: it ends when the demo does.
+        starting = anyio.open_process(command, stdin=subprocess.PIPE, stderr=None, start_new_session=True)
+        async with await starting as process:
             if process.stdout is None:
                 raise RuntimeError("the receiver has no output")
             endpoint = await BufferedByteReceiveStream(process.stdout).receive_until(b"\n", 1024)

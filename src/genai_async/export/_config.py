@@ -134,7 +134,7 @@ class ExportConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigurationError("spool: must be the path of a directory")
         for name in ("max_queue_bytes", "max_batch_bytes", "max_batch_spans", "max_requests", "max_spool_bytes"):
             _check_count(name, getattr(self, name))
-        if self.compression not in {"gzip", "none"}:
+        if self.compression not in ("gzip", "none"):  # no set: what is compared may have no hash
             raise ConfigurationError('compression: must be "gzip" or "none"')
         for name in _FILES:
             _check_file(name, getattr(self, name))

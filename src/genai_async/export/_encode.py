@@ -230,7 +230,7 @@ class Encoder:
 
     def _text(self, text: Any) -> bytes:
         try:
-            return _to_json(text if type(text) is str else str(text))
+            return _to_json(text if type(text) is str else _plain_text(text))
         except UnicodeEncodeError:
             return _to_json(_clean(text))
 
@@ -238,7 +238,9 @@ class Encoder:
         if attributes is None:
             return b"", 0
         # A copy of the mapping is one C call; iterating the SDK's own calls back into Python for each key.
-        items = attributes if type(attributes) is MappingProxyType else _copy_of(attributes)
+        items: Mapping[str, Any] = attributes
+        if type(attributes) is not MappingProxyType:
+            items = _copy_of(attributes)
         try:
             return self._plain(items), 0
         except Exception:  # some value is not plain: find out which, one at a time
@@ -288,12 +290,17 @@ def _flags(context: SpanContext, parent: SpanContext | None) -> int:
 
 def _clean(text: Any) -> str:
     """`text` as a string that UTF-8 can hold; surrogate pairs become the character that they stand for."""
-    plain = str(text)
+    plain = _plain_text(text)
     try:
         plain.encode()
     except UnicodeEncodeError:
         return plain.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return plain
+
+
+def _plain_text(text: Any) -> str:
+    # The text itself: what a member of an enumeration shows is its own name.
+    return str.__str__(text) if issubclass(type(text), str) else str(text)
 
 
 def _any(value: Any, depth: int) -> dict[str, Any]:  # noqa: PLR0911 (one return per kind of value)
@@ -336,7 +343,8 @@ def _check(depth: int) -> None:
 
 
 def _pair(key: object, value: object, depth: int) -> dict[str, Any]:
-    return {"key": _clean(key), "value": _any(value, depth + 1)}
+    # Here the official encoder takes what a key shows, whatever it is.
+    return {"key": _clean(str(key)), "value": _any(value, depth + 1)}
 
 
 def _integer(value: int) -> dict[str, Any]:
