@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
+from .._log import warn
+
 _Item = TypeVar("_Item")
 _Whole = TypeVar("_Whole")
-
-from .._log import warn
 
 
 class FieldError(ValueError):
