@@ -350,3 +350,16 @@ def _is_kept(conversation_id: str) -> bool:
     with capture(sampler=ga.ConversationSampler(0.5)) as captured:
         ga.Session(session_id=conversation_id).start_turn().end()
     return bool(captured.spans)
+
+
+async def test_a_group_of_cancellations_is_one(anyio_backend_name: str) -> None:
+    """A turn whose time runs out in a nursery of trio's own has timed out, and has not failed with a group."""
+    if anyio_backend_name != "trio":
+        pytest.skip("trio's own")
+    import trio
+
+    with capture() as captured, trio.move_on_after(0.01):
+        async with ga.Session() as session, session.start_turn(), trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            await trio.sleep_forever()
+    assert captured.one("invoke_agent").attributes["error.type"] == "timeout"

@@ -55,7 +55,7 @@ def _classified(error: BaseException | str) -> Outcome:
     if not isinstance(error, BaseException):
         return Outcome(OTHER, None)
     error = _alone(error)
-    if is_cancellation(error):
+    if _is_cancelled(error):
         return Outcome(TIMEOUT if is_overdue(error) else CANCELLED, None)
     if isinstance(error, GeneratorExit):
         return Outcome(ABANDONED, None)
@@ -70,6 +70,12 @@ def _alone(error: BaseException) -> BaseException:
             break
         error = members[0]
     return error
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether it is a cancellation, or a group of nothing else, as a nursery of trio's raises it."""
+    members = _members(error)
+    return all(map(_is_cancelled, members)) if members else is_cancellation(error)
 
 
 def _members(error: BaseException) -> tuple[BaseException, ...]:

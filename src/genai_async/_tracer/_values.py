@@ -40,16 +40,18 @@ def clean_attributes(attributes: Mapping[Any, Any], limit: int | None) -> tuple[
         once("attributes must be a mapping: they are dropped")
         return {}, 1
     free = PLAIN if limit is None else FIXED
-    changed: Attributes = {}
+    changed: Attributes | None = None
     try:
         for key, value in given.items():
             if type(key) is not str or not key:
                 return _clean_each(given, limit)
             if type(value) not in free:
+                changed = changed or {}
                 changed[key] = clean_value(value, limit)
     except Exception:
         return _clean_each(given, limit)
-    given.update(changed)
+    if changed is not None:
+        given.update(changed)
     return given, 0
 
 
