@@ -265,7 +265,7 @@ class TaskOwner:
     __slots__ = ()
 
     if TYPE_CHECKING:
-        _scopes: list[Scope] | None
+        _scopes: Any  # list[Scope], or None before the first entry
 
     @property
     def task_group(self) -> TaskGroupView:
@@ -327,7 +327,8 @@ class TaskOwner:
         return propagated(current_context(), session, handle, span, propagate)
 
     def _block(self) -> Scope | None:
-        return own_of(self._scopes) if self._scopes else None
+        scopes: list[Scope] = self._scopes or []
+        return own_of(scopes) if scopes else None
 
     def _open_children(self, block: Scope) -> None:
         if block.children is None:
