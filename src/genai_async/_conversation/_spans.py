@@ -253,6 +253,8 @@ class _Agent(_StartsLLMs, TaskOwner):
             self._put_usage(usage, totals_only=True)
 
     def _complete(self, attributes: dict[str, Any]) -> None:
+        if not self._calls:
+            return
         for key, name in ((sc.USAGE_INPUT_TOKENS, "input_tokens"), (sc.USAGE_OUTPUT_TOKENS, "output_tokens")):
             counts = [getattr(usage, name) for usage, _ in self._calls if usage is not None]
             known = [value for value in counts if issubclass(type(value), int) and value is not True and value >= 0]
