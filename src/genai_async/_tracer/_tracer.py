@@ -122,7 +122,8 @@ def _attributes_of(result: SamplingResult) -> Attributes:
 def _parent(context: Context | None) -> SpanContext | None:
     span = (get_current() if context is None else context).get(_SPAN)
     kind = type(span)
-    if kind is not Span and kind is not NonRecordingSpan and not isinstance(span, trace.Span):  # the last one is slow
+    # The question to the abstract class comes last, as it is slow.
+    if span is None or (kind is not Span and kind is not NonRecordingSpan and not isinstance(span, trace.Span)):
         return None
     parent = cast(trace.Span, span).get_span_context()
     if isinstance(parent, SpanContext):  # pyright: ignore[reportUnnecessaryIsInstance]

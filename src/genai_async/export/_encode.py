@@ -96,10 +96,23 @@ class _Shorts(dict[str, _Values]):
         return values
 
 
+class _Names(dict[str, bytes]):
+    """Encoded span names: an operation and its subject, of which a program has few."""
+
+    def __missing__(self, name: str) -> bytes:
+        encoded = _text(name)
+        if len(name) <= _SHORT:
+            if len(self) >= _MAX_KEYS:
+                self.clear()
+            self[name] = encoded
+        return encoded
+
+
 class Encoder:
     """Encodes spans; safe from any thread, because all it shares are caches that may be lost at any time."""
 
     def __init__(self) -> None:
+        self._names = _Names()
         self._prefixes = _Prefixes()
         self._shorts = _Shorts(self._prefixes, b'"stringValue":', b"")
         self._singles = _Shorts(self._prefixes, b'"arrayValue":{"values":[{"stringValue":', b"}]}")
@@ -138,14 +151,13 @@ class Encoder:
         trace_id, span_id, _, flags, state, is_valid = context
         if not is_valid:
             raise ValueError("a span without ids")
-        parent = span.parent
-        kind = span.kind
+        name, parent, kind = span.name, span.parent, span.kind
         parts = [
             _HEAD
             % (
                 self._trace_hex(trace_id),
                 span_id,
-                self._text(span.name),
+                self._names[name] if type(name) is str else _text(name),
                 b"1" if kind is _INTERNAL else b"3" if kind is _CLIENT else _KINDS[kind],
                 span.start_time or 0,
                 span.end_time or 0,
@@ -155,7 +167,7 @@ class Encoder:
         if parent is not None and (parent_id := parent.span_id):
             parts.append(b',"parentSpanId":"%016x"' % parent_id)
         if state is not _NO_STATE and state:
-            parts.append(b',"traceState":%b' % self._text(state.to_header()))
+            parts.append(b',"traceState":%b' % _text(state.to_header()))
         encoded, omitted = self._attributes(span.attributes)
         if encoded:
             parts.append(b',"attributes":[%b]' % encoded)
@@ -186,13 +198,13 @@ class Encoder:
             parts.append(self._status(status))
 
     def _status(self, status: Status) -> bytes:
-        message = b',"message":%b' % self._text(status.description) if status.description else b""
+        message = b',"message":%b' % _text(status.description) if status.description else b""
         return b',"status":{"code":%d%b}' % (status.status_code.value, message)
 
     def _event(self, event: Event) -> bytes:
         return b'{"timeUnixNano":"%d","name":%b%b}' % (
             event.timestamp,
-            self._text(event.name),
+            _text(event.name),
             self._attribute_fields(event.attributes, event.dropped_attributes),
         )
 
@@ -203,7 +215,7 @@ class Encoder:
             context.trace_id,
             context.span_id,
             _flags(context, context),
-            b',"traceState":%b' % self._text(state.to_header()) if state else b"",
+            b',"traceState":%b' % _text(state.to_header()) if state else b"",
             self._attribute_fields(link.attributes, link.dropped_attributes),
         )
 
@@ -214,12 +226,12 @@ class Encoder:
     def _scope(self, scope: Any) -> bytes:
         if scope is None:
             return b'"scope":{}'
-        version = b',"version":%b' % self._text(scope.version) if scope.version else b""
+        version = b',"version":%b' % _text(scope.version) if scope.version else b""
         fields = self._attribute_fields(scope.attributes, 0)
-        return b'"scope":{"name":%b%b%b}%b' % (self._text(scope.name), version, fields, self._schema(scope.schema_url))
+        return b'"scope":{"name":%b%b%b}%b' % (_text(scope.name), version, fields, self._schema(scope.schema_url))
 
     def _schema(self, url: str | None) -> bytes:
-        return b',"schemaUrl":%b' % self._text(url) if url else b""
+        return b',"schemaUrl":%b' % _text(url) if url else b""
 
     def _attribute_fields(self, attributes: Mapping[str, Any] | None, dropped: int) -> bytes:
         encoded, omitted = self._attributes(attributes)
@@ -227,12 +239,6 @@ class Encoder:
         if dropped + omitted:
             fields += b',"droppedAttributesCount":%d' % (dropped + omitted)
         return fields
-
-    def _text(self, text: Any) -> bytes:
-        try:
-            return _to_json(text if type(text) is str else _plain_text(text))
-        except UnicodeEncodeError:
-            return _to_json(_clean(text))
 
     def _attributes(self, attributes: Mapping[str, Any] | None) -> tuple[bytes, int]:
         if attributes is None:
@@ -276,6 +282,13 @@ class Encoder:
             except Exception:
                 omitted += 1
         return b",".join(parts), omitted
+
+
+def _text(text: Any) -> bytes:
+    try:
+        return _to_json(text if type(text) is str else _plain_text(text))
+    except UnicodeEncodeError:
+        return _to_json(_clean(text))
 
 
 def _copy_of(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
