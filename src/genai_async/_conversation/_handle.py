@@ -79,6 +79,8 @@ class SpanHandle:
     """What tells the exceptions recorded here and below; made for the first of them."""
     # What owns tasks has to be found without a set-up, too: the tasks are the program's, not the tracing's.
     _owns_tasks: ClassVar[bool] = False
+    # What spans started here are linked to; nothing, where they are children.
+    _link: Span | None = None
 
     def __init__(
         self,
@@ -138,7 +140,7 @@ class SpanHandle:
         attributes = self._checked_start(operation, known, own)
         name = span_name(operation, attributes.get(subject_key))
         if link is None and self._parent is not None:
-            link = self._parent._link_onward()
+            link = self._parent._link
         linked = None if link is None else context_of(link)
         links = [Link(linked)] if linked is not None and linked.is_valid else None
         start_ns = None if start_time is None else self._time(start_time)
@@ -151,10 +153,6 @@ class SpanHandle:
             self._span = span
         except Exception as exc:  # the provider, its samplers and processors are other people's
             self._drop("a span that its provider could not start", exc)
-
-    def _link_onward(self) -> Span | None:
-        """What spans started here are linked to; nothing, where they are children."""
-        return None
 
     def _checked_start(
         self, operation: str, known: Iterable[tuple[str, Any]], own: Mapping[str, Any] | None

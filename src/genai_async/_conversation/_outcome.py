@@ -72,10 +72,10 @@ def _alone(error: BaseException) -> BaseException:
     return error
 
 
-def _is_cancelled(error: BaseException) -> bool:
+def _is_cancelled(error: BaseException, depth: int = 0) -> bool:
     """Whether it is a cancellation, or a group of nothing else, as a nursery of trio's raises it."""
-    members = _members(error)
-    return all(map(_is_cancelled, members)) if members else is_cancellation(error)
+    members = _members(error) if depth < _MAX_DEPTH else ()
+    return all(_is_cancelled(member, depth + 1) for member in members) if members else is_cancellation(error)
 
 
 def _members(error: BaseException) -> tuple[BaseException, ...]:

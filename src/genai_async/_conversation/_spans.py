@@ -678,9 +678,6 @@ class Place(_StartsLLMs):
         self._content = {}
         self.is_ended = True
 
-    def _link_onward(self) -> Span | None:
-        return self._link
-
 
 def _media_part(
     content: bytes | None, uri: str | None, file_id: str | None, mime_type: str | None, modality: str | None

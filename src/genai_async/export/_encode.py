@@ -119,6 +119,7 @@ class Encoder:
         # One tuple, so that another thread never sees the resource of one span with the group of another.
         self._latest: tuple[object, object, Group] = (None, None, (b"", b""))
         self._latest_trace: tuple[int, bytes] = (0, b"")
+        self._no_status: Status | None = None
         self._groups: dict[tuple[int, int], tuple[object, object, Group]] = {}
 
     def group(self, span: ReadableSpan) -> Group:
@@ -168,9 +169,12 @@ class Encoder:
             parts.append(b',"parentSpanId":"%016x"' % parent_id)
         if state is not _NO_STATE and state:
             parts.append(b',"traceState":%b' % _text(state.to_header()))
-        encoded, omitted = self._attributes(span.attributes)
-        if encoded:
-            parts.append(b',"attributes":[%b]' % encoded)
+        pieces, omitted = self._attributes(span.attributes)
+        if pieces:
+            # Piece by piece into the one join: messages are long, and each step on the way would copy them once more.
+            parts.append(b',"attributes":[')
+            parts += pieces
+            parts.append(b"]")
         if left_out := omitted + span.dropped_attributes:
             parts.append(b',"droppedAttributesCount":%d' % left_out)
         self._add_extras(span, parts)
@@ -194,8 +198,11 @@ class Encoder:
         if dropped := span.dropped_links:
             parts.append(b',"droppedLinksCount":%d' % dropped)
         status = span.status
-        if status.status_code is not _UNSET or status.description:
-            parts.append(self._status(status))
+        if status is not self._no_status:  # which mostly is one and the same object
+            if status.status_code is not _UNSET or status.description:
+                parts.append(self._status(status))
+            else:
+                self._no_status = status
 
     def _status(self, status: Status) -> bytes:
         message = b',"message":%b' % _text(status.description) if status.description else b""
@@ -234,15 +241,16 @@ class Encoder:
         return b',"schemaUrl":%b' % _text(url) if url else b""
 
     def _attribute_fields(self, attributes: Mapping[str, Any] | None, dropped: int) -> bytes:
-        encoded, omitted = self._attributes(attributes)
-        fields = b',"attributes":[%b]' % encoded if encoded else b""
+        pieces, omitted = self._attributes(attributes)
+        fields = b',"attributes":[%b]' % b"".join(pieces) if pieces else b""
         if dropped + omitted:
             fields += b',"droppedAttributesCount":%d' % (dropped + omitted)
         return fields
 
-    def _attributes(self, attributes: Mapping[str, Any] | None) -> tuple[bytes, int]:
+    def _attributes(self, attributes: Mapping[str, Any] | None) -> tuple[list[bytes], int]:
+        """What stands in the list of attributes, in pieces, and how many had to be left out."""
         if attributes is None:
-            return b"", 0
+            return [], 0
         # A copy of the mapping is one C call; iterating the SDK's own calls back into Python for each key.
         items: Mapping[str, Any] = attributes
         if type(attributes) is not MappingProxyType:
@@ -252,17 +260,20 @@ class Encoder:
         except Exception:  # some value is not plain: find out which, one at a time
             return self._careful(items)
 
-    def _plain(self, attributes: Mapping[str, Any]) -> bytes:
+    def _plain(self, attributes: Mapping[str, Any]) -> list[bytes]:
         prefixes, shorts, singles = self._prefixes, self._shorts, self._singles
-        parts: list[bytes] = []
-        add = parts.append
+        pieces: list[bytes] = []
+        add = pieces.append
         for key, value in attributes.items():
             kind = type(value)  # pyright: ignore[reportUnknownVariableType]
             if kind is str:
                 if len(value) <= _SHORT:
                     add(shorts[key][value])
                 else:
-                    add(b'%b"stringValue":%b}}' % (prefixes[key], _to_json(value)))
+                    add(prefixes[key])
+                    add(b'"stringValue":')
+                    add(_to_json(value))
+                    add(b"}}")
             elif kind is int and -0x8000000000000000 <= value < 0x8000000000000000:
                 add(b'%b"intValue":"%d"}}' % (prefixes[key], value))
             elif kind is float and isfinite(value):
@@ -271,9 +282,11 @@ class Encoder:
                 add(singles[key][value[0]])
             else:
                 add(b"%b%b}" % (prefixes[key], _to_json(_any(value, 0))[1:]))
-        return b"".join(parts)[1:]
+        if pieces:
+            pieces[0] = pieces[0][1:]  # each begins with a comma
+        return pieces
 
-    def _careful(self, attributes: Mapping[Any, Any]) -> tuple[bytes, int]:
+    def _careful(self, attributes: Mapping[Any, Any]) -> tuple[list[bytes], int]:
         parts: list[bytes] = []
         omitted = 0
         for key, value in attributes.items():
@@ -281,7 +294,7 @@ class Encoder:
                 parts.append(_to_json({"key": _clean(key), "value": _any(value, 0)}))
             except Exception:
                 omitted += 1
-        return b",".join(parts), omitted
+        return [b",".join(parts)] if parts else [], omitted
 
 
 def _text(text: Any) -> bytes:
