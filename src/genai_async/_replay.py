@@ -18,7 +18,7 @@ import anyio
 from ._demo._progress import Progress
 from ._errors import ConfigurationError
 from .export import ExportConfig, Exporter, ExportStats
-from .export._spool import parse
+from .export._line import look
 
 _MAX_LINE_BYTES = 64 * 2**20
 _MAX_QUEUE_BYTES = 8 * _MAX_LINE_BYTES
@@ -29,10 +29,14 @@ _DRAW_DELAY = 0.1
 
 @dataclass(slots=True)
 class Survey:
-    """What is in the files: spans, lines that cannot be read, files without a single line that can."""
+    """What is in the files: spans, lines that cannot be read, files without a single line that can.
+
+    Malformed spans are those that a collector would refuse, and with them all that are in the same request.
+    """
 
     files: int = 0
     spans: int = 0
+    malformed: int = 0
     torn: int = 0
     foreign: list[Path] = field(default_factory=list[Path])
     unreadable: list[Path] = field(default_factory=list[Path])
@@ -40,7 +44,7 @@ class Survey:
     @property
     def is_whole(self) -> bool:
         """Whether everything in them can be sent."""
-        return not self.torn and not self.foreign and not self.unreadable
+        return not self.malformed and not self.torn and not self.foreign and not self.unreadable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,22 +116,22 @@ def _survey(files: Sequence[Path]) -> Survey:
 
 def _look(path: Path, survey: Survey) -> None:
     survey.files += 1
-    found = Counter[bool]()
-    spans = 0
+    lines, spans = Counter[bool](), Counter[bool]()
     try:
         with path.open("rb") as file:
             for line in _lines(file):
-                count = _count(line)
-                found[count is not None] += 1
-                spans += count or 0
+                found = _count(line)
+                lines[found is not None] += 1
+                spans.update(found)
     except OSError:
         survey.unreadable.append(path)
         return
-    if found[False] and not found[True]:
+    if lines[False] and not lines[True]:
         survey.foreign.append(path)
     else:
-        survey.spans += spans
-        survey.torn += found[False]
+        survey.spans += spans[True]
+        survey.malformed += spans[False]
+        survey.torn += lines[False]
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
@@ -140,10 +144,10 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
         is_rest = not is_whole
 
 
-def _count(line: bytes) -> int | None:
-    """How many spans a line holds, or None if it is torn or no traces."""
+def _count(line: bytes) -> Counter[bool] | None:
+    """How many spans a line holds, by whether they can be sent, or None if it is torn or no traces."""
     try:
-        return sum(1 for _ in parse(line))
+        return Counter(span is not None for _, span in look(line))
     except (ValueError, RecursionError):
         return None
 
@@ -193,6 +197,8 @@ async def _settle(exporter: Exporter, progress: Progress, patience: float) -> bo
 
 def _told(survey: Survey) -> Iterator[str]:
     yield f"{survey.spans:,} spans in {survey.files:,} files"
+    if survey.malformed:
+        yield f"{survey.malformed:,} spans are malformed"
     if survey.torn:
         yield f"{survey.torn:,} lines are torn or hold no traces"
     for path in survey.foreign:

@@ -79,6 +79,23 @@ def test_damage(collector: Collector, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "empty" not in told
 
 
+def test_malformed_spans(collector: Collector, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A span that no collector would take costs nobody else, and is counted, by a check, too."""
+    bad = ['{"name":"no ids"}', f'{{"traceId":"{1:032x}","spanId":"{1:016x}","startTimeUnixNano":[]}}', "{}"]
+    good = [f'{{"traceId":"{1:032x}","spanId":"{number:016x}"}}' for number in (1, 2)]
+    lines = [
+        f'{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{span}]}}]}}]}}\n' for span in (*bad, ",".join(good + bad))
+    ]
+    (tmp_path / "old.jsonl").write_text("".join(lines))
+    for arguments in ("--dry-run",), ("--endpoint", collector.endpoint):
+        assert _replay(tmp_path, *arguments) == 1
+        told = capsys.readouterr().out
+        assert "2 spans in 1 files" in told
+        assert "6 spans are malformed" in told
+    assert set(collector.accepted.values()) == {1}
+    assert len(collector.accepted) == 2
+
+
 def test_trouble_on_the_way(tmp_path: Path) -> None:
     """Retries and splits are the exporter's own."""
     ids = _spool(tmp_path, 40, text="x" * 500)

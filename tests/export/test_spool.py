@@ -20,7 +20,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 from genai_async.export import ExportConfig, Exporter
 from genai_async.export._body import body
 from genai_async.export._encode import Encoder
-from genai_async.export._spool import Spool, parse
+from genai_async.export._line import look, parse
+from genai_async.export._spool import Spool
 
 from .support import FAST, Answer, Seen, always, balanced, collector, feed, ok, running, span
 
@@ -216,6 +217,53 @@ def test_lines_come_apart_as_they_were_put_together() -> None:
         with pytest.raises(ValueError):
             list(parse(bad))
     assert msgspec.json.decode(line)
+
+
+_IDS = {"traceId": "A" * 32, "spanId": "0" * 15 + "1"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"traceId": "0" * 32},
+        {"traceId": "a" * 32 + "\n"},
+        {"spanId": "0" * 16},
+        {"spanId": "AAAAAAAAAAA="},
+        {"parentSpanId": "1"},
+        {"kind": "SPAN_KIND_CLIENT"},
+        {"startTimeUnixNano": -1},
+        {"endTimeUnixNano": "now"},
+        {"attributes": {}},
+        {"attributes": [{"key": "k", "value": {"intValue": "x"}}]},
+        {"attributes": [{"key": "k", "value": {"arrayValue": {"values": [{"stringValue": 1}]}}}]},
+        {"events": [{"name": 1}]},
+        {"links": [{"traceId": "A" * 32}]},
+        {"status": 1},
+    ],
+)
+def test_malformed_spans_are_told_from_whole_ones(fields: dict[str, Any]) -> None:
+    """A span with ids and fields of the right types is whole, in either case of hex and with fields yet unknown."""
+    whole = {**_IDS, "parentSpanId": "", "kind": 3, "startTimeUnixNano": "1", "endTimeUnixNano": 2, "later": []}
+    line = msgspec.json.encode({"resourceSpans": [{"scopeSpans": [{"spans": [whole, {**whole, **fields}, whole]}]}]})
+    assert [span is not None for _, span in look(line)] == [True, False, True]
+    assert len(list(parse(line))) == 2
+
+
+async def test_spans_of_others_travel_apart(tmp_path: Path) -> None:
+    """What a collector refuses of a dead process's spans costs none of ours."""
+    encoder = Encoder()
+    line = body([(encoder.group(span(7)), encoder.span(span(7)))])
+    (tmp_path / f"{'0' * 16}-0000000001.jsonl").write_bytes(line)
+
+    async def script(seen: Seen) -> Answer:
+        return Answer(400 if 7 in seen.ids else 200)
+
+    async with collector(script) as server, running(endpoint=server.url, spool=tmp_path, schedule_delay=5) as exporter:
+        assert await _until(lambda: exporter.stats().spooled == 1)
+        feed(exporter, 2)
+        await exporter.flush(5)
+        assert await _until(lambda: exporter.stats().delivered == 2)
+        assert await _until(lambda: exporter.stats().dropped == {"rejected_400": 1})
 
 
 _PROGRAM = """

@@ -18,10 +18,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from ._body import body
 from ._encode import Group
+from ._line import look, parse
 
 try:
     import fcntl
@@ -35,51 +34,6 @@ _UNFINISHED = re.compile(r"([0-9a-f]{16})-([0-9]{10})\.part")
 _OURS = re.compile(r"([0-9a-f]{16})(-[0-9]{10}\.(jsonl|part)|\.lock)")
 
 
-class _Scope(msgspec.Struct, rename="camel", omit_defaults=True):
-    scope: msgspec.Raw = msgspec.Raw(b"{}")
-    spans: list[msgspec.Raw] = []
-    schema_url: str = ""
-
-
-class _Resource(msgspec.Struct, rename="camel", omit_defaults=True):
-    resource: msgspec.Raw = msgspec.Raw(b"{}")
-    scope_spans: list[_Scope] = []
-    schema_url: str = ""
-
-
-class _Traces(msgspec.Struct, rename="camel"):
-    resource_spans: list[_Resource]
-
-
-_read_traces = msgspec.json.Decoder(_Traces).decode
-
-
-def parse(line: bytes) -> Iterator[tuple[Group, bytes]]:
-    """The spans of one line, each with its encoded resource and scope.
-
-    Raises:
-        ValueError: The line is not a TracesData.
-    """
-    line.decode()  # texts that are only passed on are not looked at below, and one bad byte would spoil a whole request
-    for resource in _read_traces(line).resource_spans:
-        outer = b'"resource":%b%b' % (_object(resource.resource), _schema(resource.schema_url))
-        for scope in resource.scope_spans:
-            inner = b'"scope":%b%b' % (_object(scope.scope), _schema(scope.schema_url))
-            for span in scope.spans:
-                yield (outer, inner), _object(span)
-
-
-def _object(value: msgspec.Raw) -> bytes:
-    data = bytes(value)
-    if not data.startswith(b"{"):
-        raise ValueError("no JSON object where one belongs")
-    return data
-
-
-def _schema(url: str) -> bytes:
-    return b',"schemaUrl":%b' % msgspec.json.encode(url) if url else b""
-
-
 @dataclass(slots=True, eq=False)
 class Segment:
     """One file: so many spans, on disk since then (wall clock)."""
@@ -89,6 +43,7 @@ class Segment:
     size_bytes: int
     since: float
     attempts: int = 0
+    is_inherited: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -159,13 +114,17 @@ class Spool:
         return Segment(path, count, len(line), time.time())
 
     def lift(self, max_spans: int, max_bytes: int) -> Load | None:
-        """The next segments, as many as fit into one request and one at least."""
+        """The next segments, as many as fit into one request and one at least.
+
+        Those of other processes travel apart from ours: what is in them may be refused, and costs nobody else then.
+        """
         taken: list[Segment] = []
         spans = size = 0
         while self._waiting:
             segment = self._waiting[0]
             spans, size = spans + segment.count, size + segment.size_bytes
-            if taken and (spans > max_spans or size > max_bytes):
+            is_full = spans > max_spans or size > max_bytes
+            if taken and (is_full or segment.is_inherited != taken[0].is_inherited):
                 break
             taken.append(self._waiting.popleft())
             self._count(segment, -1)
@@ -196,7 +155,7 @@ class Spool:
         found: list[tuple[Group, bytes]] = []
         for segment in load.segments:
             try:
-                found += _spans(segment.path)
+                found += _spans(segment.path, is_ours=not segment.is_inherited)
             except OSError:  # somebody deleted it
                 continue
         return found
@@ -279,9 +238,9 @@ class Spool:
         try:
             mine = path.rename(self._next_path())
             status = mine.stat()
-            count = sum(1 for _ in _spans(mine))
+            count = len(_spans(mine, is_ours=False))
             if count:
-                return Segment(mine, count, status.st_size, status.st_mtime)
+                return Segment(mine, count, status.st_size, status.st_mtime, is_inherited=True)
             mine.rename(mine.with_suffix(".bad"))
         except OSError:
             pass
@@ -311,12 +270,12 @@ def _lock(fd: int) -> bool:
     return True
 
 
-def _spans(path: Path) -> list[tuple[Group, bytes]]:
+def _spans(path: Path, *, is_ours: bool) -> list[tuple[Group, bytes]]:
     found: list[tuple[Group, bytes]] = []
     with path.open("rb") as file:
         for line in file:
             try:
-                found += parse(line)
+                found += [(group, span) for group, span in look(line, is_ours=is_ours) if span is not None]
             except (ValueError, RecursionError):  # torn or foreign
                 continue
     return found
