@@ -8,6 +8,7 @@ import pytest
 
 from genai_async._errors import ConfigurationError
 from genai_async.export import ExportConfig, RetryPolicy
+from genai_async.export._trouble import printable
 
 
 @pytest.fixture(autouse=True)
@@ -140,7 +141,29 @@ def test_nothing_secret_is_shown() -> None:
         assert secret not in text
     assert "https://host/base/v1/traces" in text
     assert "x-key" in text
-    assert {"hush", "sesame", "swordfish"} <= set(config.secrets)
+    assert {"hush", "sesame", "swordfish"} <= config.secrets
+
+
+def test_secrets_in_every_form() -> None:
+    """What a collector might repeat is known: words of headers, credentials apart, together, quoted and encoded."""
+    config = ExportConfig.resolve(
+        endpoint="https://us%40er:p%2Fw@host:1/?sesame", headers={"x-key": "Token sword/fish", "x-scope": "a b"}
+    )
+    expected = {"sesame", "us%40er", "us@er", "p%2Fw", "p/w", "us@er:p/w", "dXNAZXI6cC93", "sword/fish", "sword%2Ffish"}
+    assert expected <= config.secrets
+    assert "a" not in config.secrets
+    given = ExportConfig.resolve(headers={"authorization": "Basic dXNAZXI6cC93", "proxy-authorization": "basic ?"})
+    assert {"us@er", "p/w", "us@er:p/w", "dXNAZXI6cC93"} <= given.secrets
+
+
+@pytest.mark.parametrize("before", [0, 100, 3990, 3999, 4000, 5000])
+def test_no_text_is_cut_inside_a_secret(before: int) -> None:
+    """Neither the cut of what is shown nor that of what is read leaves half a secret."""
+    keys = ["swordfish" * 10, "swordfish", "sesame"]
+    for padding in ("-" * before, keys[0] * (before // 90) + "-" * (before % 90)):
+        shown = printable(padding + keys[0] + " " + "x" * 10_000, keys)
+        assert "sw" not in shown
+        assert len(shown) <= 203
 
 
 def test_credentials_become_a_header() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import os.path
 import re
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
-from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, quote_plus, unquote, urlsplit
 
 import msgspec
 
@@ -39,6 +39,8 @@ TRACES_PATH = "/v1/traces"
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _URL = re.compile(r"[^\x00-\x20\x7f]+")
+# Shorter words of a header's value are no secrets, and masking them would leave little to read.
+_SHORTEST_WORD = 4
 _OWN_HEADERS = frozenset({"content-type", "content-encoding", "content-length", "transfer-encoding", "host"})
 _FILES = ("certificate", "client_key", "client_certificate")
 
@@ -174,12 +176,14 @@ class ExportConfig(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, endpoint=bare.geturl(), headers=headers)
 
     @property
-    def secrets(self) -> tuple[str, ...]:
-        """Texts that must never be logged, longest first, as one may hold another."""
+    def secrets(self) -> frozenset[str]:
+        """Texts that must never be logged, in every form in which they travel."""
         parts = urlsplit(self.endpoint)
-        query = (part for pair in parse_qsl(parts.query) for part in (pair[1], quote(pair[1])))
-        found = (*self.headers.values(), parts.username, parts.password, parts.query, *query)
-        return tuple(sorted(filter(None, found), key=len, reverse=True))
+        texts = [parts.username, parts.password, parts.query]
+        texts += (value or name for name, value in parse_qsl(parts.query, keep_blank_values=True))
+        for value in self.with_credentials().headers.values():
+            texts += (value, *(word for word in value.split() if len(word) >= _SHORTEST_WORD), *_basic_pair(value))
+        return frozenset(form for text in filter(None, texts) for form in _forms(text))
 
     @property
     def origin(self) -> str:
@@ -192,6 +196,25 @@ class ExportConfig(msgspec.Struct, frozen=True, kw_only=True):
         shown["endpoint"] = self.origin + urlsplit(self.endpoint).path
         shown["headers"] = dict.fromkeys(self.headers, "***")
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+
+def _forms(text: str) -> tuple[str, ...]:
+    """A text as it is and as it may be quoted in a URL."""
+    plain = unquote(text)
+    return text, plain, quote(plain), quote(plain, ""), quote_plus(plain)
+
+
+def _basic_pair(value: str) -> tuple[str, ...]:
+    """What a header of basic authentication (RFC 7617) holds: user and password, together and each."""
+    scheme, _, encoded = value.partition(" ")
+    if scheme.lower() != "basic":
+        return ()
+    try:
+        pair = b64decode(encoded).decode()
+    except ValueError:
+        return ()
+    user, _, password = pair.partition(":")
+    return pair, user, password
 
 
 def _from_environment() -> dict[str, Any]:

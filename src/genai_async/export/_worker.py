@@ -227,7 +227,7 @@ class Worker:
         return verdict(reply, len(batch.spans), time.time())
 
     def _apply(self, batch: Batch, decided: Verdict, parts: list[Batch]) -> None:
-        detail = printable(decided.detail, self._config.secrets)
+        detail = printable(decided.detail, self._config.secrets) if decided.detail else ""
         where = self._config.origin
         count = len(batch.spans)
         if decided.action is Action.RETRY:
