@@ -55,7 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compression", choices=("gzip", "none"), help="(default: OTEL_EXPORTER_OTLP_COMPRESSION)")
     parser.add_argument("--dry-run", action="store_true", help="check the files and send nothing")
     parser.add_argument(
-        "--patience", type=_seconds, default=60.0, metavar="SECONDS", help="give up after so long without progress"
+        "--patience",
+        type=_seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="give up after so long without progress, 0 after one try (default: %(default)g)",
     )
 
 
@@ -84,14 +88,23 @@ def run(arguments: argparse.Namespace) -> int:
         return 0 if survey.is_whole else 1
     foreign = {*survey.foreign, *survey.unreadable}
     sendable = [path for path in files if path not in foreign]
-    stats = anyio.run(_replay, sendable, survey.spans, config, arguments.patience)
-    for line in _outcome(stats, survey.spans):
-        print(line)  # noqa: T201
-    return 0 if survey.is_whole and stats.delivered == survey.spans else 1
+    exporter = Exporter(config)
+    try:
+        anyio.run(_replay, sendable, survey.spans, exporter, arguments.patience)
+    finally:  # whoever interrupts it should know what the collector has
+        for line in _outcome(exporter.stats(), survey.spans):
+            print(line, flush=True)  # noqa: T201
+    return 0 if survey.is_whole and exporter.stats().delivered == survey.spans else 1
 
 
 def _headers(pairs: Sequence[str]) -> Mapping[str, str] | None:
-    """None without any, so that those of the environment count."""
+    """None without any, so that those of the environment count.
+
+    Raises:
+        ConfigurationError: One has no value.
+    """
+    if any("=" not in pair for pair in pairs):
+        raise ConfigurationError("--header: must be NAME=VALUE")
     return {name.strip(): value.strip() for name, _, value in (pair.partition("=") for pair in pairs)} or None
 
 
@@ -152,19 +165,19 @@ def _count(line: bytes) -> Counter[bool] | None:
         return None
 
 
-async def _replay(files: Sequence[Path], spans: int, config: ExportConfig, patience: float) -> ExportStats:
+async def _replay(files: Sequence[Path], spans: int, exporter: Exporter, patience: float) -> None:
     """Send what can be read, a stretch at a time, until all of it is settled or nothing has moved for too long."""
-    exporter = Exporter(config)
     async with anyio.create_task_group() as group:
         group.start_soon(exporter.run)
-        with Progress(spans, "spans sent") as progress:
-            for path in files:
-                if not await _send(path, exporter, progress, patience):
-                    break
-            else:
-                await _settle(exporter, progress, patience)
-        await exporter.aclose(0)
-    return exporter.stats()
+        try:
+            with Progress(spans, "spans sent") as progress:
+                for path in files:
+                    if not await _send(path, exporter, progress, patience):
+                        break
+                else:
+                    await _settle(exporter, progress, patience)
+        finally:  # nothing else ends the sending, an interrupt does not either
+            await exporter.aclose(0)
 
 
 async def _send(path: Path, exporter: Exporter, progress: Progress, patience: float) -> bool:
@@ -185,14 +198,21 @@ async def _send(path: Path, exporter: Exporter, progress: Progress, patience: fl
 async def _settle(exporter: Exporter, progress: Progress, patience: float) -> bool:
     """Wait until all that was queued is settled, for as long as something moves."""
     moved = time.monotonic()
-    while True:
-        is_complete = (await exporter.flush(_DRAW_DELAY)).complete
+    while not (await exporter.flush(_DRAW_DELAY)).complete:
         stats = exporter.stats()
-        if settled := stats.delivered + stats.dropped_total - progress.done:
+        if settled := _advance(stats, progress):
             moved = time.monotonic()
-            progress.advance(settled)
-        if is_complete or time.monotonic() > moved + patience:
-            return is_complete
+        # While a request is under way it may still succeed, and its own time-out ends it.
+        if not settled and stats.requests and not stats.in_flight and time.monotonic() >= moved + patience:
+            return False
+    _advance(exporter.stats(), progress)
+    return True
+
+
+def _advance(stats: ExportStats, progress: Progress) -> int:
+    settled = stats.delivered + stats.dropped_total - progress.done
+    progress.advance(settled)
+    return settled
 
 
 def _told(survey: Survey) -> Iterator[str]:
@@ -213,7 +233,7 @@ def _outcome(stats: ExportStats, spans: int) -> Iterator[str]:
     for reason, count in sorted(given_up.items()):
         yield f"given up {count:,}: {reason}"
     if waiting := spans - stats.delivered - sum(given_up.values()):
-        yield f"not delivered {waiting:,}: {stats.last_error or 'the files changed meanwhile'}"
+        yield f"not delivered {waiting:,}: {stats.last_error or 'interrupted, or the files changed meanwhile'}"
 
 
 def _seconds(text: str) -> float:
