@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -152,10 +154,46 @@ def test_trimming_survives_anything(data: bytes, limit: int) -> None:
 
 
 def test_trimming_text_that_looks_like_json() -> None:
-    """Text that only begins like JSON is cut as text; JSON without long texts in it, too."""
-    for text in ("[" + "x" * 1000, "[" + "1," * 1000 + "1]", "{" * 2000):
+    """Text that only begins like JSON is cut as text."""
+    for text in ("[" + "x" * 1000, "{" * 2000):
         data = b'{"value":{"stringValue":"' + text.encode() + b'"}}'
         found = trim(data, 500)
         assert found is not None
         assert b"trimmed, was" in found
     assert trim(b'{"value":{"stringValue":"short"}}', 5) is None
+
+
+_MESSAGES = [{"role": "user", "parts": [{"type": "text", "content": f"short text {number}"}]} for number in range(300)]
+
+
+@pytest.mark.parametrize(
+    ("value", "was"),
+    [
+        (_MESSAGES, "300 items"),
+        (list(range(3000)), "3000 items"),
+        ({f"{number:030}": number for number in range(300)}, "300 items"),
+        ({"all": {"of": [[0, 1, 2] * 10] * 100}, "more": 1}, "100 items"),
+        (["x", "y" * 10_000], "10000 characters"),
+    ],
+)
+def test_trimmed_json_stays_json(value: object, was: str) -> None:
+    """JSON is cut at items where texts are short, again and again, and the first count stays in the marker."""
+    data = msgspec.json.encode({"value": {"stringValue": msgspec.json.encode(value).decode()}})
+    limit = len(data) // 2
+    found = trim(data, limit)
+    assert found is not None
+    again = trim(found, limit // 2)
+    assert again is not None
+    for trimmed, most in (found, limit), (again, limit // 2):
+        assert len(trimmed) <= most * 1.3 + 100
+        text = msgspec.json.decode(trimmed)["value"]["stringValue"]
+        assert f"was {was}]" in text
+        assert type(msgspec.json.decode(text)) is type(value)
+
+
+def test_trimmed_texts_say_how_long_they_were_at_first() -> None:
+    """A second cut keeps the count of the first."""
+    data = b'{"value":{"stringValue":"%b"}}' % (b"x" * 1000)
+    for limit in (500, 250):
+        data = trim(data, limit) or b""
+        assert b"x... [trimmed, was 1000 characters]" in data
