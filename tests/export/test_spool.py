@@ -266,6 +266,17 @@ async def test_spans_of_others_travel_apart(tmp_path: Path) -> None:
         assert await _until(lambda: exporter.stats().dropped == {"rejected_400": 1})
 
 
+async def test_a_file_from_the_future(tmp_path: Path) -> None:
+    """A file that was written before the clock was set back is sent when it is its turn, not a day later."""
+    encoder = Encoder()
+    path = tmp_path / f"{'0' * 16}-0000000001.jsonl"
+    path.write_bytes(body([(encoder.group(span(7)), encoder.span(span(7)))]))
+    os.utime(path, (time.time() + 86400,) * 2)
+    async with collector() as server, running(endpoint=server.url, spool=tmp_path, schedule_delay=0.1) as exporter:
+        assert await _until(lambda: server.accepted == [7])
+        assert await _until(lambda: exporter.stats().delivered == 1)
+
+
 _PROGRAM = """
 import os, sys
 from genai_async.export import *

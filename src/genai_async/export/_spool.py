@@ -36,7 +36,7 @@ _OURS = re.compile(r"([0-9a-f]{16})(-[0-9]{10}\.(jsonl|part)|\.lock)")
 
 @dataclass(slots=True, eq=False)
 class Segment:
-    """One file: so many spans, on disk since then (wall clock)."""
+    """One file: so many spans, on disk since then by the monotonic clock, as the other one may be set."""
 
     path: Path
     count: int
@@ -96,7 +96,7 @@ class Spool:
 
     @property
     def oldest(self) -> float | None:
-        """When the oldest segment was written, by the wall clock, or None without one that waits."""
+        """When the oldest segment was written, by the monotonic clock, or None without one that waits."""
         return self._waiting[0].since if self._waiting else None
 
     def write(self, spans: Iterable[tuple[Group, bytes]], count: int) -> Segment:
@@ -111,7 +111,7 @@ class Spool:
         except OSError:
             unfinished.unlink(missing_ok=True)
             raise
-        return Segment(path, count, len(line), time.time())
+        return Segment(path, count, len(line), time.monotonic())
 
     def lift(self, max_spans: int, max_bytes: int) -> Load | None:
         """The next segments, as many as fit into one request and one at least.
@@ -240,7 +240,8 @@ class Spool:
             status = mine.stat()
             count = len(_spans(mine, is_ours=False))
             if count:
-                return Segment(mine, count, status.st_size, status.st_mtime, is_inherited=True)
+                age = max(time.time() - status.st_mtime, 0)  # the clock may have been set back since
+                return Segment(mine, count, status.st_size, time.monotonic() - age, is_inherited=True)
             mine.rename(mine.with_suffix(".bad"))
         except OSError:
             pass

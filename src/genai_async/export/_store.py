@@ -63,7 +63,7 @@ class Store:
         is_full = spool.waiting_spans >= config.max_batch_spans or spool.waiting_bytes >= config.max_batch_bytes
         if is_full or self.is_hurried:
             return now
-        return now + max(oldest + config.schedule_delay - time.time(), 0)
+        return oldest + config.schedule_delay
 
     @property
     def is_empty(self) -> bool:
@@ -106,7 +106,7 @@ class Store:
 
     async def read(self, load: Load, off_loop: OffLoop) -> Batch | None:
         """The spans of a load, in flight; None if none can be read, or all of them are too old."""
-        if load.since < time.time() - self._config.max_spool_age:
+        if load.since < time.monotonic() - self._config.max_spool_age:
             self._buffer.drop_spooled("spool_expired", load.left)
             await self._delete(load, off_loop)
             return None
