@@ -4,7 +4,10 @@ import math
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from genai_async._errors import ConfigurationError
 from genai_async.export import ExportConfig, RetryPolicy
@@ -84,7 +87,22 @@ def test_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["localhost:4318", "ftp://host", "http://", "http:///path", "http://ho st", "http://h\nost", "http://h:x", "", 5],
+    [
+        "localhost:4318",
+        "ftp://host",
+        "http://",
+        "http:///path",
+        "http://ho st",
+        "http://h\nost",
+        "http://h:x",
+        "http://999.1.1.1",
+        "http://[v1.a]",
+        "http://\u2028h",
+        "http://h/\ud800",
+        "http://h/" + "x" * 70_000,
+        "",
+        5,
+    ],
 )
 def test_bad_endpoints(url: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """An endpoint that cannot be posted to is refused at once, and the text does not repeat it."""
@@ -93,6 +111,26 @@ def test_bad_endpoints(url: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not isinstance(url, str) or not url or url not in str(caught.value).replace("http://", "", 1)
     with pytest.raises(ConfigurationError):
         ExportConfig(endpoint=url)
+
+
+_hosts = st.one_of(
+    st.text(max_size=20),
+    st.from_regex(r"[0-9.:]{1,15}", fullmatch=True),
+    st.from_regex(r"\[[0-9a-fv:.%]{0,20}\]", fullmatch=True),
+    st.from_regex(r"[a-z.:@\[\]-]{1,20}", fullmatch=True),
+)
+
+
+@given(_hosts, st.text(max_size=10))
+@example("ex\u00e4mple.test:1", "")
+@example("[::1%25eth0]", "?x")
+def test_good_endpoints(host: str, path: str) -> None:
+    """What is not refused here can be sent to."""
+    try:
+        config = ExportConfig.resolve(endpoint=f"http://{host}/{path}").with_credentials()
+    except ConfigurationError:
+        return
+    httpx.URL(config.endpoint)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +152,10 @@ def test_bad_endpoints(url: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         ("max_spool_age", 0),
         ("compression", "deflate"),
         ("spool", 5),
+        ("spool", ""),
+        ("spool", "a\0b"),
+        ("spool", "a\ud800b"),
+        ("spool", b"a"),
         ("on_drop", 5),
         ("retry", 5),
         ("headers", ["x"]),
@@ -121,6 +163,8 @@ def test_bad_endpoints(url: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         ("headers", {1: "1"}),
         ("headers", {"x": "secret\r\nInjected: 1"}),
         ("headers", {"x": "secret\u20ac"}),
+        ("headers", {"x": "secret "}),
+        ("headers", {"x": "\tsecret"}),
         ("headers", {"x": 1}),
         ("headers", {"Content-Type": "text/plain"}),
         ("no_such_option", 1),

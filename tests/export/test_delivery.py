@@ -145,6 +145,17 @@ async def test_nobody_listens() -> None:
         assert dict((await _timed(exporter.aclose(0.3), 0.3)).dropped) == {"shutdown": 3}
 
 
+@pytest.mark.parametrize("proxy", ["ftp://127.0.0.1:1", "http://["])
+async def test_a_proxy_that_cannot_be_used(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What keeps a connection from being set up is told, and the spans wait until somebody mends it."""
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    async with running(endpoint="http://collector.example", shutdown_timeout=0.1) as exporter:
+        feed(exporter, 3)
+        assert (await exporter.flush(0.2)).pending == 3
+        assert "they are kept for later" in (exporter.stats().last_error or "")
+        assert not exporter.stats().dropped
+
+
 async def test_a_silent_collector_keeps_no_deadline_waiting() -> None:
     """A collector that never answers is given up after the timeout, and closing is not held up by it."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import os.path
+import os
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
@@ -37,8 +37,9 @@ DEFAULT_SPOOL_AGE = 7 * 24 * 3600.0
 TRACES_PATH = "/v1/traces"
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-_URL = re.compile(r"[^\x00-\x20\x7f]+")
+_VALUE = re.compile(r"(?![\t ])[\t\x20-\x7e\x80-\xff]*(?<![\t ])")
+_URL = re.compile(r"[^\x00-\x20\x7f\ud800-\udfff]{1,65536}")
+_NUMBERS = re.compile(r"[0-9]+(\.[0-9]+){3}")
 # Shorter words of a header's value are no secrets, and masking them would leave little to read.
 _SHORTEST_WORD = 4
 _OWN_HEADERS = frozenset({"content-type", "content-encoding", "content-length", "transfer-encoding", "host"})
@@ -132,8 +133,7 @@ class ExportConfig(msgspec.Struct, frozen=True, kw_only=True):
         _check_seconds("schedule_delay", self.schedule_delay)
         _check_seconds("shutdown_timeout", self.shutdown_timeout)
         _check_seconds("max_spool_age", self.max_spool_age, positive=True)
-        if self.spool is not None and not isinstance(self.spool, (str, os.PathLike)):
-            raise ConfigurationError("spool: must be the path of a directory")
+        _check_directory("spool", self.spool)
         for name in ("max_queue_bytes", "max_batch_bytes", "max_batch_spans", "max_requests", "max_spool_bytes"):
             _check_count(name, getattr(self, name))
         if self.compression not in {"gzip", "none"}:
@@ -273,7 +273,27 @@ def _split(url: str, option: str) -> SplitResult:
         raise ConfigurationError(f"{option}: must begin with http:// or https://")
     if not parts.hostname:
         raise ConfigurationError(f"{option}: has no host")
+    if not _is_host(parts.hostname, is_bracketed="[" in parts.netloc):
+        raise ConfigurationError(f"{option}: has a host that cannot be one")
     return parts
+
+
+def _is_host(host: str, *, is_bracketed: bool) -> bool:
+    """Whether httpx takes it; importing that here to ask would hold up the caller."""
+    from ipaddress import IPv4Address, IPv6Address
+
+    try:
+        if is_bracketed:
+            IPv6Address(host)
+        elif _NUMBERS.fullmatch(host):
+            IPv4Address(host)
+        elif not host.isascii():
+            import idna
+
+            idna.encode(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_endpoint(url: str) -> None:
@@ -289,7 +309,7 @@ def _check_headers(headers: Mapping[str, str]) -> None:
         if name.lower() in _OWN_HEADERS:
             raise ConfigurationError(f"headers: {name} is set by the exporter")
         if not isinstance(value, str) or not _VALUE.fullmatch(value):
-            raise ConfigurationError(f"headers: the value of {name} has characters that HTTP does not allow")
+            raise ConfigurationError(f"headers: the value of {name} has characters or blanks that HTTP does not allow")
 
 
 def _check_seconds(option: str, value: float, *, positive: bool = False) -> None:
@@ -302,6 +322,17 @@ def _check_seconds(option: str, value: float, *, positive: bool = False) -> None
 def _check_count(option: str, value: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigurationError(f"{option}: must be a whole number of at least 1")
+
+
+def _check_directory(option: str, path: str | os.PathLike[str] | None) -> None:
+    if path is None:
+        return
+    try:
+        is_path = b"\0" not in os.fsencode(path) and isinstance(os.fspath(path), str)
+    except (TypeError, ValueError):
+        is_path = False
+    if not is_path or not os.fspath(path):
+        raise ConfigurationError(f"{option}: must be the path of a directory")
 
 
 def _check_file(option: str, path: str | None) -> None:

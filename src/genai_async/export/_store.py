@@ -76,7 +76,7 @@ class Store:
             return
         try:
             found = await off_loop(self._spool.open)
-        except OSError as exc:
+        except (OSError, ValueError) as exc:
             self._break(exc)
             return
         for segment in found:
@@ -94,7 +94,7 @@ class Store:
                 self._buffer.stow(batch)
             else:
                 self._buffer.put_back(batch)
-        except OSError as exc:
+        except (OSError, ValueError) as exc:
             self._buffer.put_back(batch)
             self._break(exc)
         finally:
@@ -135,21 +135,21 @@ class Store:
 
     def close(self) -> None:
         """Leave what is on disk to the next process."""
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             self._spool.close()
 
     def forget(self) -> None:
         """In a forked child: all of it is the parent's."""
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             self._spool.forget()
 
     async def _delete(self, load: Load, off_loop: OffLoop) -> None:
         self._spool.discard(load)
         try:
             await off_loop(self._spool.unlink, load)
-        except OSError as exc:
+        except (OSError, ValueError) as exc:
             self._break(exc)
 
-    def _break(self, exc: OSError) -> None:
+    def _break(self, exc: Exception) -> None:
         self._broken_until = time.monotonic() + _REPAIR_DELAY
         self._troubles.report("spool", f"the spool cannot be used, spans stay in memory: {type(exc).__name__}")

@@ -39,13 +39,8 @@ class Transport:
     """
 
     def __init__(self, config: ExportConfig) -> None:
-        try:
-            self._url = httpx.URL(config.endpoint)
-            self._inner = config.transport or _connections(config)
-        except (OSError, ValueError, httpx.InvalidURL) as exc:
-            raise SendError(
-                f"cannot set up the connection: {type(exc).__name__}", is_retryable=isinstance(exc, OSError)
-            ) from exc
+        self._url = httpx.URL(config.endpoint)
+        self._inner = config.transport or _connections(config)
         self._timeout = httpx.Timeout(config.timeout, pool=None).as_dict()
         self._headers = {
             "User-Agent": _user_agent(),

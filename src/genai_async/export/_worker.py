@@ -344,7 +344,10 @@ class _Session:
 def _connect(config: ExportConfig) -> Transport:
     # httpx takes 0.1 s and more to import, TLS as long to set up: here it happens in a thread. OpenSSL has locks of its
     # own, which stay locked in a child that is forked meanwhile, so forks wait for both.
-    with importing:
-        from ._transport import Transport
+    try:
+        with importing:
+            from ._transport import Transport
 
-        return Transport(config.with_credentials())
+            return Transport(config.with_credentials())
+    except Exception as exc:  # a proxy that cannot be used, a store that cannot be read: it may be mended while we wait
+        raise SendError(f"cannot set up the connection: {type(exc).__name__}", is_retryable=True) from exc
