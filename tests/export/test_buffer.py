@@ -10,6 +10,7 @@ from genai_async.export._split import smaller
 from genai_async.export._trim import trim
 
 _GROUP = (b"r", b"s")
+_OTHER = (b"r" * 10, b"s" * 10)
 
 
 def _buffer(max_bytes: int = 10**6, spans: int = 3, size: int = 1000) -> Buffer:
@@ -41,8 +42,8 @@ def test_the_books_always_balance(steps: list[tuple[str, int]]) -> None:
     for step, number in steps:
         batch = flying.pop(number % len(flying)) if flying and step in {"settle", "reject", "return", "split"} else None
         if step == "add":
-            for _ in range(number):
-                buffer.add(_GROUP, b"x" * 10)
+            for size in range(number):
+                buffer.add((_GROUP, _OTHER)[size // 2], b"x" * 10)
         elif step == "take" and (taken := buffer.take(fresh=bool(number % 2))) is not None:
             flying.append(taken)
         elif step == "drop":
@@ -58,7 +59,14 @@ def test_the_books_always_balance(steps: list[tuple[str, int]]) -> None:
         books = buffer.books()
         assert _balanced(buffer)
         assert buffer.unsettled(0, buffer.position) == books.queued + books.in_flight
-        assert books.memory_bytes == (books.queued + books.in_flight) * (10 + ENTRY_BYTES)
+        held = books.queued + books.in_flight
+        assert held * (10 + ENTRY_BYTES) <= books.memory_bytes <= held * (10 + ENTRY_BYTES + 20)
+    buffer.put_all_back()
+    while (batch := buffer.take(fresh=True)) is not None:
+        buffer.settle(batch)
+    assert (buffer.books().queued, buffer.books().memory_bytes) == (0, 0)
+    assert buffer.add(_GROUP, b"x" * 10)
+    assert buffer.books().memory_bytes == 12 + ENTRY_BYTES
     assert buffer.drop_all("end") == buffer.books().dropped["end"]
     assert buffer.books().memory_bytes == 0
 
@@ -143,7 +151,22 @@ def test_large_spans_travel_alone() -> None:
     sizes = []
     while (batch := buffer.take(fresh=True)) is not None:
         sizes.append(batch.size_bytes)
-    assert sizes == [60, 60, 500, 10]
+    assert sizes == [62, 62, 502, 12]
+
+
+def test_resources_and_scopes_count() -> None:
+    """What spans that follow each other share counts once, in a batch and in memory, and else each time."""
+    buffer = _buffer(max_bytes=1000, spans=9, size=100)
+    for group in (_GROUP, _GROUP, _OTHER, _OTHER, _OTHER):
+        buffer.add(group, b"x" * 20)
+    assert buffer.books().memory_bytes == 5 * (20 + ENTRY_BYTES) + 2 + 20
+    first, second = buffer.take(fresh=True), buffer.take(fresh=True)
+    assert first is not None
+    assert second is not None
+    assert (len(first.spans), first.size_bytes, second.size_bytes) == (3, 82, 60)
+    assert buffer.books().memory_bytes == 5 * (20 + ENTRY_BYTES) + 2 + 20 + 20
+    buffer.add((b"r" * 400, b""), b"x" * 20)
+    assert buffer.books().dropped == {"queue_full": 1}
 
 
 @given(st.binary(max_size=200) | st.from_regex(rb'\{"attributes":\[.*\]\}'), st.integers(0, 100))

@@ -212,6 +212,7 @@ def test_lines_come_apart_as_they_were_put_together() -> None:
     spans = [(encoder.group(item), encoder.span(item)) for item in (span(1), span(2, {"a": "b"}))]
     line = body(spans)
     assert list(parse(line)) == spans
+    assert len({id(group) for _ in range(2) for group, _ in parse(line)}) == 1
     assert body(parse(line)) == line
     for bad in (b"", b"[]", b"{}", b'{"resourceSpans": 1}', line[:-1]):
         with pytest.raises(ValueError):

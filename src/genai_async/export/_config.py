@@ -87,7 +87,8 @@ class ExportConfig(msgspec.Struct, frozen=True, kw_only=True):
         certificate: Path of the PEM file of CA certificates to trust instead of the usual ones.
         client_key: Path of the PEM file of the client's private key.
         client_certificate: Path of the PEM file of the client's certificate chain.
-        max_queue_bytes: Memory that waiting spans may take; beyond it the newest is dropped as `queue_full`.
+        max_queue_bytes: Memory that waiting spans may take, with their resources and scopes; beyond it the newest is
+            dropped as `queue_full`.
         max_batch_bytes: Size at which a batch is full, before compression. A larger span travels alone.
         max_batch_spans: Spans at which a batch is full.
         max_requests: Requests that may be under way at once.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Annotated, TypeAlias
 
 import msgspec
@@ -132,8 +133,15 @@ def look(line: bytes, *, is_ours: bool = False) -> Iterator[tuple[Group, bytes |
         for scope in resource.scope_spans:
             _read_scope(scope.scope)
             inner = b'"scope":%b%b' % (scope.scope, _schema(scope.schema_url))
+            group = _same((outer, inner))
             for span in scope.spans:
-                yield (outer, inner), bytes(span) if is_ours or _is_whole(span) else None
+                yield group, bytes(span) if is_ours or _is_whole(span) else None
+
+
+@lru_cache(maxsize=16)
+def _same(group: Group) -> Group:
+    """One object for equal groups, as the lines of a file mostly have: what waits holds it once."""
+    return group
 
 
 def _is_whole(span: msgspec.Raw) -> bool:
