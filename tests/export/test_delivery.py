@@ -20,6 +20,7 @@ from tests.pace import Lateness
 
 from genai_async._errors import ClosedError
 from genai_async.export import Drop, ExportConfig, Exporter, FlushResult
+from genai_async.export._transport import limits
 
 from .support import Answer, Seen, always, balanced, collector, feed, ok, running, span
 
@@ -51,6 +52,25 @@ async def test_gzip() -> None:
         assert sorted(server.accepted) == list(range(1, 102))
         assert {seen.headers["content-encoding"] for seen in server.seen} == {"gzip"}
         assert len(server.seen[-1].raw) < 10_000
+
+
+@pytest.mark.parametrize("delay", [0.0, 5.0, 600.0])
+def test_connections_outlive_the_delay(delay: float) -> None:
+    """A program that ends few spans uses one connection again and again."""
+    expiry = limits(ExportConfig(schedule_delay=delay)).keepalive_expiry
+    assert expiry is not None
+    assert expiry > delay + 30
+
+
+async def test_headers_replace_ours_in_any_case() -> None:
+    """A header is sent once, as it was given, however its name is written."""
+    headers = {"USER-AGENT": "mine", "authorization": "Bearer x"}
+    async with collector() as server:
+        async with running(endpoint=server.url.replace("//", "//user:pw@"), headers=headers) as exporter:
+            feed(exporter, 1)
+            assert (await exporter.flush(5)).complete
+        assert server.seen[0].headers["user-agent"] == "mine"
+        assert server.seen[0].headers["authorization"] == "Bearer x"
 
 
 async def test_a_batch_is_sent_after_the_delay() -> None:

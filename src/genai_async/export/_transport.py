@@ -24,9 +24,11 @@ from ._reply import MAX_RESPONSE_BYTES, Reply, SendError
 if TYPE_CHECKING:
     from ._config import ExportConfig
 
-__all__ = ["Transport"]
+__all__ = ["Transport", "limits"]
 
 _INFLATE_ANY = 47
+# Beyond `schedule_delay`, in which a quiet program sends once: with httpx's five seconds it would connect each time.
+_KEEPALIVE = 60.0
 
 # The first look-up of a host would import it else, maybe while the program forks.
 importlib.import_module("encodings.idna")
@@ -42,11 +44,12 @@ class Transport:
         self._url = httpx.URL(config.endpoint)
         self._inner = config.transport or _connections(config)
         self._timeout = httpx.Timeout(config.timeout, pool=None).as_dict()
+        # Names differ in case only by accident (RFC 9110, 5.1): one that is given replaces ours, however it is written.
         self._headers = {
-            "User-Agent": _user_agent(),
-            **config.headers,
-            "Content-Type": "application/json",
-            "Accept-Encoding": "gzip",
+            "user-agent": _user_agent(),
+            **{name.lower(): value for name, value in config.headers.items()},
+            "content-type": "application/json",
+            "accept-encoding": "gzip",
         }
 
     async def post(self, content: bytes, headers: Mapping[str, str]) -> Reply:
@@ -129,8 +132,16 @@ class _Once:
 
 def _connections(config: ExportConfig) -> httpx.AsyncHTTPTransport:
     proxy = _proxy(config.endpoint)
-    limits = httpx.Limits(max_connections=config.max_requests, max_keepalive_connections=config.max_requests)
-    return httpx.AsyncHTTPTransport(verify=_tls(config, proxy), trust_env=True, limits=limits, proxy=proxy)
+    return httpx.AsyncHTTPTransport(verify=_tls(config, proxy), trust_env=True, limits=limits(config), proxy=proxy)
+
+
+def limits(config: ExportConfig) -> httpx.Limits:
+    """How many connections there may be, and how long an idle one stays: longer than a quiet program waits."""
+    return httpx.Limits(
+        max_connections=config.max_requests,
+        max_keepalive_connections=config.max_requests,
+        keepalive_expiry=config.schedule_delay + _KEEPALIVE,
+    )
 
 
 def _tls(config: ExportConfig, proxy: str | None) -> ssl.SSLContext | bool:
