@@ -187,6 +187,47 @@ async def test_segments_that_vanish(tmp_path: Path) -> None:
         assert balanced(exporter)
 
 
+async def test_segments_that_grow(tmp_path: Path) -> None:
+    """Spans that somebody wrote into our file are delivered and counted with ours."""
+    gate = anyio.Event()
+
+    async def script(seen: Seen) -> Answer | None:
+        return await ok(seen) if gate.is_set() else None
+
+    async with collector(script) as server, running(endpoint=server.url, spool=tmp_path) as exporter:
+        feed(exporter, 1)
+        await exporter.flush(5)
+        segment = _segments(tmp_path)[0]
+        whole = segment.read_bytes()
+        segment.write_bytes(whole + whole.replace(b'"spanId":"%016x"' % 1, b'"spanId":"%016x"' % 2))
+        gate.set()
+        assert await _until(lambda: sorted(server.accepted) == [1, 2])
+        assert await _until(lambda: exporter.stats().delivered == 2)
+        assert balanced(exporter)
+        assert not exporter.stats().dropped_total
+
+
+@pytest.mark.parametrize("is_all", [False, True])
+async def test_a_lock_that_is_tidied_away(tmp_path: Path, is_all: bool) -> None:
+    """Who removes old files of a living process does not make it pass for dead; nor does it end the spool."""
+    async with running(endpoint=_NOWHERE, spool=tmp_path / "s") as exporter:
+        feed(exporter, 1)
+        await exporter.flush(5)
+        for path in (tmp_path / "s").iterdir():
+            if is_all or path.suffix == ".lock":
+                path.unlink()
+        if is_all:
+            (tmp_path / "s").rmdir()
+        assert await _until(lambda: list(tmp_path.glob("s/*.lock")))
+        feed(exporter, 1, 2)
+        await exporter.flush(5)
+        async with collector() as server, running(endpoint=server.url, spool=tmp_path / "s") as neighbour:
+            feed(neighbour, 1, 9)
+            assert await _until(lambda: neighbour.stats().delivered == 1)
+            assert server.accepted == [9]
+        assert exporter.stats().spooled + exporter.stats().in_flight == (1 if is_all else 2)
+
+
 @pytest.mark.parametrize("kind", ["file", "full"])
 async def test_a_disk_that_fails(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a usable directory, or with a full disk, spans are sent from memory as if there were no spool."""

@@ -183,8 +183,13 @@ class Buffer:
                 self._books.spooled += len(batch.spans)
 
     def lift(self, load: Load, spans: list[tuple[Group, bytes]]) -> Batch:
-        """Spans that were on disk are in flight; those that could not be read again are given up."""
+        """Spans that were on disk are in flight; those that could not be read again are given up.
+
+        There may be more than were counted: somebody wrote them into our file, and they are ours now.
+        """
         with self._lock:
+            self.adopt(max(len(spans) - load.left, 0))
+            load.left = max(load.left, len(spans))
             batch = Batch(0, -1, spans, self._clock(), load.attempts, load)
             self._flying[batch] = None
             self._books.memory_bytes += batch.memory_bytes

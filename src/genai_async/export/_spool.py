@@ -15,6 +15,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +102,7 @@ class Spool:
 
     def write(self, spans: Iterable[tuple[Group, bytes]], count: int) -> Segment:
         """Put spans on disk, all of them, or an error and none; the segment is to be added."""
+        self._hold()
         final = self._next_path()
         unfinished = final.with_suffix(".part")
         line = body(spans) + b"\n"
@@ -152,6 +154,7 @@ class Spool:
 
     def read(self, load: Load) -> list[tuple[Group, bytes]]:
         """The spans of a load; lines that are torn or no traces yield none."""
+        self._hold()
         found: list[tuple[Group, bytes]] = []
         for segment in load.segments:
             try:
@@ -174,7 +177,7 @@ class Spool:
         """Leave the directory: what is still in it is for the next process."""
         if self._lock >= 0:
             if not self.size_bytes:
-                self._directory.joinpath(f"{self._owner}.lock").unlink(missing_ok=True)
+                self._lock_path(self._owner).unlink(missing_ok=True)
             os.close(self._lock)
             self._lock = -1
 
@@ -187,13 +190,31 @@ class Spool:
     def _own(self) -> None:
         """Take a place of our own; another process may tidy up the lock file before it is locked."""
         while self._lock < 0:
-            owner = secrets.token_hex(8)
-            path = self._directory / f"{owner}.lock"
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-            if _lock(fd) and path.exists():
-                self._owner, self._lock = owner, fd
-            else:
-                os.close(fd)
+            self._owner = secrets.token_hex(8)
+            self._lock = self._claim()
+
+    def _claim(self) -> int:
+        """Our lock file, made and locked, or -1 if another process was faster."""
+        path = self._lock_path(self._owner)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        if _lock(fd) and path.exists():
+            return fd
+        os.close(fd)
+        return -1
+
+    def _hold(self) -> None:
+        """Keep our lock file young, as what is old is tidied away; make it again if it was, lest we pass for dead."""
+        with suppress(OSError):
+            try:
+                os.utime(self._lock_path(self._owner))
+            except FileNotFoundError:
+                self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if (fd := self._claim()) >= 0:
+                    os.close(self._lock)
+                    self._lock = fd
+
+    def _lock_path(self, owner: str) -> Path:
+        return self._directory / f"{owner}.lock"
 
     def _take_over(self) -> list[Segment]:
         names: dict[str, list[str]] = {}
@@ -210,7 +231,7 @@ class Spool:
         """Whether nobody holds the lock; if so its file goes, and the segments are anyone's to rename."""
         if fcntl is None:
             return False
-        path = self._directory / f"{owner}.lock"
+        path = self._lock_path(owner)
         try:
             fd = os.open(path, os.O_RDWR)
         except FileNotFoundError:
