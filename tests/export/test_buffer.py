@@ -143,6 +143,17 @@ def test_what_is_given_up_cannot_be_settled() -> None:
     assert (buffer.books().delivered, buffer.books().dropped) == (0, {"shutdown": 1})
 
 
+def test_what_flew_when_its_sender_went_counts_as_tried() -> None:
+    """The collector may have it, so the next request for it is one that repeats another."""
+    buffer = _buffer()
+    buffer.add(_GROUP, b"x")
+    buffer.take(fresh=True)
+    buffer.put_all_back()
+    batch = buffer.take(fresh=True)
+    assert batch is not None
+    assert batch.attempts == 1
+
+
 def test_large_spans_travel_alone() -> None:
     """A span larger than a batch is taken by itself, and one that would overfill a batch waits for the next."""
     buffer = _buffer(size=100)

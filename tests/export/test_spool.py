@@ -308,6 +308,20 @@ async def test_spans_of_others_travel_apart(tmp_path: Path) -> None:
         assert await _until(lambda: exporter.stats().dropped == {"rejected_400": 1})
 
 
+def test_what_was_being_sent_when_its_sender_went_counts_as_tried(tmp_path: Path) -> None:
+    """Segments that wait again were in a request that failed, or may have arrived."""
+    spool = Spool(tmp_path)
+    spool.open()
+    encoder = Encoder()
+    spool.add(spool.write([(encoder.group(span(1)), encoder.span(span(1)))], 1))
+    assert spool.lift(10, 10_000) is not None
+    spool.give_all_back()
+    load = spool.lift(10, 10_000)
+    assert load is not None
+    assert load.attempts == 1
+    spool.close()
+
+
 async def test_a_file_from_the_future(tmp_path: Path) -> None:
     """A file that was written before the clock was set back is sent when it is its turn, not a day later."""
     encoder = Encoder()

@@ -236,9 +236,10 @@ class Buffer:
                     self._books.queued += len(part.spans)
 
     def put_all_back(self) -> None:
-        """Everything in flight waits again: whoever was sending is gone."""
+        """Everything in flight waits again: whoever was sending is gone, and what it sent may have arrived."""
         with self._lock:
             for batch in list(self._flying):
+                batch.attempts += 1
                 self.put_back(batch)
 
     def drop_all(self, reason: str) -> int:

@@ -146,10 +146,11 @@ class Spool:
                 self.give_back(load)
 
     def give_back(self, load: Load) -> None:
-        """The segments wait again, before all others."""
+        """The segments wait again, before all others, after a request that failed or may have."""
         del self._out[load]
         self._waiting.extendleft(reversed(load.segments))
         for segment in load.segments:
+            segment.attempts += 1
             self._count(segment, 1)
 
     def read(self, load: Load) -> list[tuple[Group, bytes]]:

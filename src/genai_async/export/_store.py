@@ -119,8 +119,6 @@ class Store:
 
     def returned(self, load: Load) -> None:
         """A load could not be delivered now."""
-        for segment in load.segments:
-            segment.attempts += 1
         self._spool.give_back(load)
 
     async def settled(self, load: Load, count: int, off_loop: OffLoop) -> None:
