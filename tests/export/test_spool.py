@@ -176,6 +176,34 @@ async def test_damaged_and_foreign_files(tmp_path: Path) -> None:
     assert ".part" not in left
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
+async def test_what_only_looks_like_a_segment(tmp_path: Path) -> None:
+    """A FIFO and a link with the name of a segment are left where they are, and hold nobody up."""
+    spool, elsewhere = tmp_path / "spool", tmp_path / "elsewhere"
+    encoder = Encoder()
+    elsewhere.write_bytes(body([(encoder.group(span(7)), encoder.span(span(7)))]))
+    spool.mkdir()
+    fifo, link = (spool / f"{'0' * 16}-{number:010}.jsonl" for number in (1, 2))
+    os.mkfifo(fifo)
+    link.symlink_to(elsewhere)
+    async with collector() as server, running(endpoint=server.url, spool=spool) as exporter:
+        feed(exporter, 1)
+        assert await _until(lambda: server.accepted == [1])
+    assert sorted(spool.iterdir()) == [fifo, link]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
+async def test_segments_that_are_replaced(tmp_path: Path) -> None:
+    """A link or a FIFO in the place of a segment is not read: its spans are lost, and counted so."""
+    async with running(endpoint=_NOWHERE, spool=tmp_path / "s") as exporter:
+        feed(exporter, 1)
+        await exporter.flush(5)
+        segment = _segments(tmp_path / "s")[0]
+        segment.rename(tmp_path / "elsewhere")
+        os.mkfifo(segment)
+        assert await _until(lambda: exporter.stats().dropped == {"spool_corrupt": 1})
+
+
 async def test_segments_that_vanish(tmp_path: Path) -> None:
     """Spans whose file somebody deleted or damaged are counted as lost, and nothing else suffers."""
     async with running(endpoint=_NOWHERE, spool=tmp_path) as exporter:

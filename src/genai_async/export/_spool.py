@@ -8,10 +8,12 @@ failing machine. Files of other names are left alone.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import re
 import secrets
+import stat
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -29,6 +31,9 @@ except ImportError:  # Windows: nobody can be told dead there, so what a process
     fcntl = None  # type: ignore[assignment]
 
 __all__ = ["Load", "Segment", "Spool", "parse"]
+
+# Others may write here, too: a link leads elsewhere, and opening a FIFO waits for whoever writes into it.
+_CAREFULLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 _SEGMENT = re.compile(r"([0-9a-f]{16})-([0-9]{10})\.jsonl")
 _UNFINISHED = re.compile(r"([0-9a-f]{16})-([0-9]{10})\.part")
@@ -234,7 +239,7 @@ class Spool:
             return False
         path = self._lock_path(owner)
         try:
-            fd = os.open(path, os.O_RDWR)
+            fd = os.open(path, os.O_RDWR | _CAREFULLY)
         except FileNotFoundError:
             return True
         except OSError:
@@ -258,6 +263,8 @@ class Spool:
     def _rename(self, path: Path) -> Segment | None:
         """Make a segment ours; None if another process was faster, or if there is no span in it."""
         try:
+            if not stat.S_ISREG(path.lstat().st_mode):
+                return None
             mine = path.rename(self._next_path())
             status = mine.stat()
             count = len(_spans(mine, is_ours=False))
@@ -293,9 +300,15 @@ def _lock(fd: int) -> bool:
     return True
 
 
+def _careful(path: str, flags: int) -> int:
+    return os.open(path, flags | _CAREFULLY)
+
+
 def _spans(path: Path, *, is_ours: bool) -> list[tuple[Group, bytes]]:
     found: list[tuple[Group, bytes]] = []
-    with path.open("rb") as file:
+    with open(path, "rb", opener=_careful) as file:  # pathlib's has no opener
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "no regular file")
         for line in file:
             try:
                 found += [(group, span) for group, span in look(line, is_ours=is_ours) if span is not None]
