@@ -16,10 +16,11 @@ import pytest
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
-from tests.pace import Lateness
+from tests.pace import Lateness, cpu_time
 
 from genai_async._errors import ClosedError
 from genai_async.export import Drop, ExportConfig, Exporter, FlushResult
+from genai_async.export._reply import Reply, verdict
 from genai_async.export._transport import limits
 
 from .support import Answer, Seen, always, balanced, collector, feed, ok, running, span
@@ -295,6 +296,21 @@ async def test_huge_answers(packed: bool) -> None:
         feed(exporter, 1)
         assert dict((await exporter.flush(5)).dropped) == {"response_too_large": 1}
         assert len(server.seen) == 1
+
+
+async def test_large_answers_are_read_elsewhere() -> None:
+    """The loop's own thread spends no time on what an answer of few bytes unpacks to."""
+    answer = Answer(200, [("content-encoding", "gzip")], gzip.compress(b'{"a":[' + b"{}," * 1_390_000 + b"{}]}"))
+    cost = cpu_time(lambda: verdict(Reply(200, None, answer.body, "gzip"), 1, 0))
+    async with collector() as server, running(endpoint=server.url) as exporter:
+        spent: list[float] = []
+        for number in range(1, 6):
+            feed(exporter, 1, number)
+            begun = time.thread_time()
+            assert (await exporter.flush(5)).delivered == number
+            spent.append(time.thread_time() - begun)
+            server.script = always(answer)
+        assert min(spent[1:]) < cost / 2  # noise only adds
 
 
 async def test_requests_over_the_cap_are_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:

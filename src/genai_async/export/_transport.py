@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import ssl
-import zlib
 from collections.abc import AsyncIterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from ipaddress import ip_address
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Transport", "limits"]
 
-_INFLATE_ANY = 47
 # Beyond `schedule_delay`, in which a quiet program sends once: with httpx's five seconds it would connect each time.
 _KEEPALIVE = 60.0
 
@@ -188,20 +186,10 @@ def _user_agent() -> str:
 
 
 async def _read(response: httpx.Response) -> Reply:
-    body, problem = await _body(response)
-    return Reply(
-        response.status_code,
-        response.headers.get("retry-after"),
-        body if body is None or len(body) <= MAX_RESPONSE_BYTES else None,
-        problem,
-        is_too_large=body is not None and len(body) > MAX_RESPONSE_BYTES,
-    )
-
-
-async def _body(response: httpx.Response) -> tuple[bytes | None, str]:
-    """The decompressed body, cut soon after it is over the cap, or None and why it cannot be had."""
+    """The whole response, its body cut soon after it is over the cap."""
+    status, retry_after = response.status_code, response.headers.get("retry-after")
     if response.is_stream_consumed:  # transports for tests hand out responses that are read and decoded already
-        return response.content, ""
+        return Reply(status, retry_after, response.content)
     raw = bytearray()
     # Leaving the loop early would leave httpx's nested generators to the garbage collector, at which trio warns;
     # a cancellation ends them from the inside.
@@ -211,14 +199,4 @@ async def _body(response: httpx.Response) -> tuple[bytes | None, str]:
                 raw += chunk
             else:
                 scope.cancel()
-    if len(raw) > MAX_RESPONSE_BYTES:
-        return bytes(raw), ""
-    encoding = response.headers.get("content-encoding", "identity").strip().lower()
-    if encoding in {"", "identity"}:
-        return bytes(raw), ""
-    if encoding not in {"gzip", "x-gzip", "deflate"}:
-        return None, "the response has an encoding that was not asked for"
-    try:
-        return zlib.decompressobj(_INFLATE_ANY).decompress(raw, MAX_RESPONSE_BYTES + 1), ""
-    except zlib.error:
-        return None, "the response is not what its encoding says"
+    return Reply(status, retry_after, bytes(raw), response.headers.get("content-encoding", ""))

@@ -43,6 +43,8 @@ _T = TypeVar("_T")
 # About what takes a millisecond here: joining runs at some GB/s, compressing at some 50 MB/s.
 _INLINE_JOIN_BYTES = 2 * 2**20
 _INLINE_GZIP_BYTES = 32 * 2**10
+# A thousand times as many may come out of an answer's compression.
+_INLINE_REPLY_BYTES = 1024
 _IMPATIENT_DELAY = 1.0
 _CLOSE_TIMEOUT = 0.1
 
@@ -224,6 +226,8 @@ class Worker:
             return Verdict(Action.RETRY if fault.is_retryable else Action.DROP, "unsendable", detail=fault.kind)
         except TimeoutError:
             return Verdict(Action.RETRY, detail="timeout")
+        if len(reply.raw) > _INLINE_REPLY_BYTES:
+            return await session.off_loop(verdict, reply, len(batch.spans), time.time())
         return verdict(reply, len(batch.spans), time.time())
 
     def _apply(self, batch: Batch, decided: Verdict, parts: list[Batch]) -> None:
