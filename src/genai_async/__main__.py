@@ -17,6 +17,9 @@ class _Command(NamedTuple):
     summary: str
 
 
+# What a shell makes of SIGINT.
+_INTERRUPTED: Final = 130
+
 _COMMANDS: Final = {
     "demo": _Command("._demo._command", "trace many agents at once and check what arrived"),
     "collect": _Command("._testing._command", "receive traces on a local port and write them down"),
@@ -50,6 +53,8 @@ def _main(argv: Sequence[str] | None) -> int:
         # Whoever read the output has seen enough; Python would complain about it again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
+    except KeyboardInterrupt:
+        status = _INTERRUPTED
     return status
 
 

@@ -18,7 +18,7 @@ import anyio
 from ._demo._progress import Progress
 from ._errors import ConfigurationError
 from .export import ExportConfig, Exporter, ExportStats
-from .export._spool import parse
+from .export._line import look
 
 _MAX_LINE_BYTES = 64 * 2**20
 _MAX_QUEUE_BYTES = 8 * _MAX_LINE_BYTES
@@ -29,10 +29,14 @@ _DRAW_DELAY = 0.1
 
 @dataclass(slots=True)
 class Survey:
-    """What is in the files: spans, lines that cannot be read, files without a single line that can."""
+    """What is in the files: spans, lines that cannot be read, files without a single line that can.
+
+    Malformed spans are those that a collector would refuse, and with them all that are in the same request.
+    """
 
     files: int = 0
     spans: int = 0
+    malformed: int = 0
     torn: int = 0
     foreign: list[Path] = field(default_factory=list[Path])
     unreadable: list[Path] = field(default_factory=list[Path])
@@ -40,7 +44,7 @@ class Survey:
     @property
     def is_whole(self) -> bool:
         """Whether everything in them can be sent."""
-        return not self.torn and not self.foreign and not self.unreadable
+        return not self.malformed and not self.torn and not self.foreign and not self.unreadable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compression", choices=("gzip", "none"), help="(default: OTEL_EXPORTER_OTLP_COMPRESSION)")
     parser.add_argument("--dry-run", action="store_true", help="check the files and send nothing")
     parser.add_argument(
-        "--patience", type=_seconds, default=60.0, metavar="SECONDS", help="give up after so long without progress"
+        "--patience",
+        type=_seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="give up after so long without progress, 0 after one try (default: %(default)g)",
     )
 
 
@@ -80,14 +88,23 @@ def run(arguments: argparse.Namespace) -> int:
         return 0 if survey.is_whole else 1
     foreign = {*survey.foreign, *survey.unreadable}
     sendable = [path for path in files if path not in foreign]
-    stats = anyio.run(_replay, sendable, survey.spans, config, arguments.patience)
-    for line in _outcome(stats, survey.spans):
-        print(line)  # noqa: T201
-    return 0 if survey.is_whole and stats.delivered == survey.spans else 1
+    exporter = Exporter(config)
+    try:
+        anyio.run(_replay, sendable, survey.spans, exporter, arguments.patience)
+    finally:  # whoever interrupts it should know what the collector has
+        for line in _outcome(exporter.stats(), survey.spans):
+            print(line, flush=True)  # noqa: T201
+    return 0 if survey.is_whole and exporter.stats().delivered == survey.spans else 1
 
 
 def _headers(pairs: Sequence[str]) -> Mapping[str, str] | None:
-    """None without any, so that those of the environment count."""
+    """None without any, so that those of the environment count.
+
+    Raises:
+        ConfigurationError: One has no value.
+    """
+    if any("=" not in pair for pair in pairs):
+        raise ConfigurationError("--header: must be NAME=VALUE")
     return {name.strip(): value.strip() for name, _, value in (pair.partition("=") for pair in pairs)} or None
 
 
@@ -112,22 +129,22 @@ def _survey(files: Sequence[Path]) -> Survey:
 
 def _look(path: Path, survey: Survey) -> None:
     survey.files += 1
-    found = Counter[bool]()
-    spans = 0
+    lines, spans = Counter[bool](), Counter[bool]()
     try:
         with path.open("rb") as file:
             for line in _lines(file):
-                count = _count(line)
-                found[count is not None] += 1
-                spans += count or 0
+                found = _count(line)
+                lines[found is not None] += 1
+                spans.update(found)
     except OSError:
         survey.unreadable.append(path)
         return
-    if found[False] and not found[True]:
+    if lines[False] and not lines[True]:
         survey.foreign.append(path)
     else:
-        survey.spans += spans
-        survey.torn += found[False]
+        survey.spans += spans[True]
+        survey.malformed += spans[False]
+        survey.torn += lines[False]
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
@@ -140,27 +157,27 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
         is_rest = not is_whole
 
 
-def _count(line: bytes) -> int | None:
-    """How many spans a line holds, or None if it is torn or no traces."""
+def _count(line: bytes) -> Counter[bool] | None:
+    """How many spans a line holds, by whether they can be sent, or None if it is torn or no traces."""
     try:
-        return sum(1 for _ in parse(line))
+        return Counter(span is not None for _, span in look(line))
     except (ValueError, RecursionError):
         return None
 
 
-async def _replay(files: Sequence[Path], spans: int, config: ExportConfig, patience: float) -> ExportStats:
+async def _replay(files: Sequence[Path], spans: int, exporter: Exporter, patience: float) -> None:
     """Send what can be read, a stretch at a time, until all of it is settled or nothing has moved for too long."""
-    exporter = Exporter(config)
     async with anyio.create_task_group() as group:
         group.start_soon(exporter.run)
-        with Progress(spans, "spans sent") as progress:
-            for path in files:
-                if not await _send(path, exporter, progress, patience):
-                    break
-            else:
-                await _settle(exporter, progress, patience)
-        await exporter.aclose(0)
-    return exporter.stats()
+        try:
+            with Progress(spans, "spans sent") as progress:
+                for path in files:
+                    if not await _send(path, exporter, progress, patience):
+                        break
+                else:
+                    await _settle(exporter, progress, patience)
+        finally:  # nothing else ends the sending, an interrupt does not either
+            await exporter.aclose(0)
 
 
 async def _send(path: Path, exporter: Exporter, progress: Progress, patience: float) -> bool:
@@ -181,18 +198,27 @@ async def _send(path: Path, exporter: Exporter, progress: Progress, patience: fl
 async def _settle(exporter: Exporter, progress: Progress, patience: float) -> bool:
     """Wait until all that was queued is settled, for as long as something moves."""
     moved = time.monotonic()
-    while True:
-        is_complete = (await exporter.flush(_DRAW_DELAY)).complete
+    while not (await exporter.flush(_DRAW_DELAY)).complete:
         stats = exporter.stats()
-        if settled := stats.delivered + stats.dropped_total - progress.done:
+        if settled := _advance(stats, progress):
             moved = time.monotonic()
-            progress.advance(settled)
-        if is_complete or time.monotonic() > moved + patience:
-            return is_complete
+        # While a request is under way it may still succeed, and its own time-out ends it.
+        if not settled and stats.requests and not stats.in_flight and time.monotonic() >= moved + patience:
+            return False
+    _advance(exporter.stats(), progress)
+    return True
+
+
+def _advance(stats: ExportStats, progress: Progress) -> int:
+    settled = stats.delivered + stats.dropped_total - progress.done
+    progress.advance(settled)
+    return settled
 
 
 def _told(survey: Survey) -> Iterator[str]:
     yield f"{survey.spans:,} spans in {survey.files:,} files"
+    if survey.malformed:
+        yield f"{survey.malformed:,} spans are malformed"
     if survey.torn:
         yield f"{survey.torn:,} lines are torn or hold no traces"
     for path in survey.foreign:
@@ -207,7 +233,7 @@ def _outcome(stats: ExportStats, spans: int) -> Iterator[str]:
     for reason, count in sorted(given_up.items()):
         yield f"given up {count:,}: {reason}"
     if waiting := spans - stats.delivered - sum(given_up.values()):
-        yield f"not delivered {waiting:,}: {stats.last_error or 'the files changed meanwhile'}"
+        yield f"not delivered {waiting:,}: {stats.last_error or 'interrupted, or the files changed meanwhile'}"
 
 
 def _seconds(text: str) -> float:

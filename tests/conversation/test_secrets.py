@@ -9,6 +9,7 @@ import genai_async as ga
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9"
 PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\n-----END RSA PRIVATE KEY-----"
+PGP = "-----BEGIN PGP PRIVATE KEY BLOCK-----\nlQOYBF\n-----END PGP PRIVATE KEY BLOCK-----"
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,20 @@ PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\n-----END RSA PRIVATE KEY-----"
         ("cut -----BEGIN PRIVATE KEY-----\nMIIE", "cut [private key]"),
         ("card 4111 1111 1111 1111 ok", "card [card] ok"),
         ("card 4111-1111-1111-1111", "card [card]"),
+        ("4111 1111 1111 1111 12/27 123", "[card] 12/27 123"),
+        ("card 4111111111111111 123", "card [card] 123"),
+        ("order 5 4000 4111 1111 1111 1111", "order 5 4000 [card]"),
+        ("ref-4111111111111111.", "ref-[card]."),
+        ("3782 822463 10005, 2223003122003222", "[card], [card]"),
+        ("MISTRAL_API_KEY=abcdefghijklmnop", "MISTRAL_API_KEY=[secret]"),
+        ("DB_PASSWORD=hunter2hunter2 dbPassword: hunter3hunter3", "DB_PASSWORD=[secret] dbPassword: [secret]"),
+        ("aws_secret_access_key = wJalrXUtnFEMI/K7MDENG+bPxRfiCY", "aws_secret_access_key = [secret]"),
+        (r'"{\"password\": \"correct horse\", \"a\": 1}"', r'"{\"password\": \"[secret]\", \"a\": 1}"'),
+        (PGP, "[private key]"),
+        ("bearer\ntoken1234567890", "bearer\n[token]"),
+        ("Bearer " + "a" * 20_000, "Bearer [token]"),
+        (f"{JWT[:40]}{'a' * 20_000}{JWT[40:]}!", "[key]!"),
+        ("josé@example.com", "[e-mail]"),
     ],
 )
 def test_secrets_are_replaced(text: str, expected: str) -> None:
@@ -35,7 +50,18 @@ def test_secrets_are_replaced(text: str, expected: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["order 4111111111111112", "call 0049 30 1234567", "a@b", "bearer of news", "2026-11-22 21:18:43", "sk-short", ""],
+    [
+        "order 4111111111111112",
+        "call 0049 30 1234567",
+        "at 1700000000007 ms",
+        "0.4111111111111111",
+        "a@b",
+        "bearer of news",
+        "bearer authentication/authorization is used",
+        "2026-11-22 21:18:43",
+        "sk-short",
+        "",
+    ],
 )
 def test_other_text_stays(text: str) -> None:
     """What only resembles a secret is left as it is."""
@@ -53,6 +79,11 @@ def test_other_text_stays(text: str) -> None:
         "@a.",
         "sk-",
         "eyJaaaaaaaa.",
+        "-eyJ",
+        "4 ",
+        "4111 ",
+        "password='",
+        "password=\\\\",
         "bearer ",
         "-----BEGIN PRIVATE KEY-----",
         "password=",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 
 from genai_async.__main__ import main
 from genai_async.export import ExportConfig, Exporter
-from genai_async.testing import Collector, PartialSuccess, Reset, Status, TooLarge
+from genai_async.testing import Accept, Collector, PartialSuccess, Reset, Slow, Status, TooLarge
 
 from .hosts import FAST, feed
 
@@ -79,6 +81,23 @@ def test_damage(collector: Collector, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "empty" not in told
 
 
+def test_malformed_spans(collector: Collector, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A span that no collector would take costs nobody else, and is counted, by a check, too."""
+    bad = ['{"name":"no ids"}', f'{{"traceId":"{1:032x}","spanId":"{1:016x}","startTimeUnixNano":[]}}', "{}"]
+    good = [f'{{"traceId":"{1:032x}","spanId":"{number:016x}"}}' for number in (1, 2)]
+    lines = [
+        f'{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{span}]}}]}}]}}\n' for span in (*bad, ",".join(good + bad))
+    ]
+    (tmp_path / "old.jsonl").write_text("".join(lines))
+    for arguments in ("--dry-run",), ("--endpoint", collector.endpoint):
+        assert _replay(tmp_path, *arguments) == 1
+        told = capsys.readouterr().out
+        assert "2 spans in 1 files" in told
+        assert "6 spans are malformed" in told
+    assert set(collector.accepted.values()) == {1}
+    assert len(collector.accepted) == 2
+
+
 def test_trouble_on_the_way(tmp_path: Path) -> None:
     """Retries and splits are the exporter's own."""
     ids = _spool(tmp_path, 40, text="x" * 500)
@@ -108,9 +127,42 @@ def test_nobody_listens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     )
 
 
+def test_one_try(tmp_path: Path) -> None:
+    """Without any patience a request is waited for, but none is made again."""
+    _spool(tmp_path, 4)
+    with Collector([Slow(headers=0.5)]) as collector:
+        assert _replay(tmp_path, "--endpoint", collector.endpoint, "--patience", 0) == 0
+    with Collector([Status(503), Status(503)]) as collector:
+        assert _replay(tmp_path, "--endpoint", collector.endpoint, "--patience", 0) == 1
+        assert len(collector.requests) == 1
+
+
+def test_an_interrupt(tmp_path: Path) -> None:
+    """Ctrl-C ends it at once, with an account of what was delivered and the status that shells expect."""
+    _spool(tmp_path, 600)
+    with Collector([Accept(), Slow(headers=60)]) as collector:
+        command = [sys.executable, "-m", "genai_async", "replay", str(tmp_path), "--endpoint", collector.endpoint]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            deadline = time.monotonic() + 20
+            while len(collector.requests) < 2 and time.monotonic() < deadline:
+                time.sleep(0.02)  # it is another process that is waited for
+            process.send_signal(signal.SIGINT)
+            told, complaints = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert " of 600 in 2 requests" in told
+    assert "not delivered" in told
+    assert "Traceback" not in complaints
+
+
 @pytest.mark.parametrize(
     "arguments",
-    [("missing",), (".", "--endpoint", "ftp://x"), (".", "--header", "no name=x"), (".", "--header", "x=\x00")],
+    [
+        ("missing",),
+        (".", "--endpoint", "ftp://x"),
+        (".", "--header", "no name=x"),
+        (".", "--header", "x=\x00"),
+        (".", "--header", "x"),
+    ],
 )
 def test_misuse(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     """A path that is not there and an option that cannot work are told before anything is tried."""

@@ -66,6 +66,20 @@ async def test_a_collector_that_repeats_secrets(status: int, host: Host, caplog:
     assert "INJECTED" not in caplog.text or len(caplog.text.splitlines()) < 6
 
 
+async def test_a_collector_that_repeats_the_password(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    """User and password of the URL are masked as they were sent, too: encoded together in a header."""
+    async with Collector([_Echo(503)] * 9) as collector:
+        endpoint = collector.endpoint.replace("//", f"//user:{_QUOTED}@")
+        async with host.running(endpoint=endpoint, shutdown_timeout=0.1) as exporter:
+            feed(exporter, 2)
+            await exporter.flush(0.3)
+            told = f"{caplog.text} {exporter.stats()}"
+        encoded = collector.requests[0].headers["authorization"].split()[1]
+    assert "does not take spans" in told
+    for secret in (encoded, encoded[:20], "verysecret"):
+        assert secret not in told
+
+
 @pytest.mark.parametrize(
     "options",
     [

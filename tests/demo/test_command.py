@@ -159,6 +159,13 @@ def test_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert "COMMAND" in err
 
 
+@pytest.mark.parametrize("options", [["--port=99999"], ["--port=-1"], ["--json-lines", "/nowhere/x"]])
+def test_collect_says_what_cannot_be(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A port or file that cannot be had is told in one line."""
+    assert main(["collect", *options]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_ends_quietly_when_nobody_reads_on() -> None:
     """A reader that goes away ends the command without a traceback."""
     reader, writer = os.pipe()

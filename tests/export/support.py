@@ -144,8 +144,11 @@ async def _receive(connection: h11.Connection, stream: anyio.abc.SocketStream) -
             except anyio.BrokenResourceError:
                 return None
         elif isinstance(event, h11.Request):
-            headers = {name.decode(): value.decode("latin-1") for name, value in event.headers}
-            seen = Seen(headers, b"", event.target.decode())
+            seen = Seen({}, b"", event.target.decode())
+            for name, value in event.headers:  # what comes twice reads as one list (RFC 9110, 5.3)
+                before = seen.headers.get(name.decode())
+                text = value.decode("latin-1")
+                seen.headers[name.decode()] = text if before is None else f"{before}, {text}"
         elif isinstance(event, h11.Data) and seen is not None:
             seen.raw += bytes(event.data)
         elif isinstance(event, h11.EndOfMessage):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -8,6 +10,7 @@ from genai_async.export._split import smaller
 from genai_async.export._trim import trim
 
 _GROUP = (b"r", b"s")
+_OTHER = (b"r" * 10, b"s" * 10)
 
 
 def _buffer(max_bytes: int = 10**6, spans: int = 3, size: int = 1000) -> Buffer:
@@ -39,8 +42,8 @@ def test_the_books_always_balance(steps: list[tuple[str, int]]) -> None:
     for step, number in steps:
         batch = flying.pop(number % len(flying)) if flying and step in {"settle", "reject", "return", "split"} else None
         if step == "add":
-            for _ in range(number):
-                buffer.add(_GROUP, b"x" * 10)
+            for size in range(number):
+                buffer.add((_GROUP, _OTHER)[size // 2], b"x" * 10)
         elif step == "take" and (taken := buffer.take(fresh=bool(number % 2))) is not None:
             flying.append(taken)
         elif step == "drop":
@@ -56,7 +59,14 @@ def test_the_books_always_balance(steps: list[tuple[str, int]]) -> None:
         books = buffer.books()
         assert _balanced(buffer)
         assert buffer.unsettled(0, buffer.position) == books.queued + books.in_flight
-        assert books.memory_bytes == (books.queued + books.in_flight) * (10 + ENTRY_BYTES)
+        held = books.queued + books.in_flight
+        assert held * (10 + ENTRY_BYTES) <= books.memory_bytes <= held * (10 + ENTRY_BYTES + 20)
+    buffer.put_all_back()
+    while (batch := buffer.take(fresh=True)) is not None:
+        buffer.settle(batch)
+    assert (buffer.books().queued, buffer.books().memory_bytes) == (0, 0)
+    assert buffer.add(_GROUP, b"x" * 10)
+    assert buffer.books().memory_bytes == 12 + ENTRY_BYTES
     assert buffer.drop_all("end") == buffer.books().dropped["end"]
     assert buffer.books().memory_bytes == 0
 
@@ -133,6 +143,17 @@ def test_what_is_given_up_cannot_be_settled() -> None:
     assert (buffer.books().delivered, buffer.books().dropped) == (0, {"shutdown": 1})
 
 
+def test_what_flew_when_its_sender_went_counts_as_tried() -> None:
+    """The collector may have it, so the next request for it is one that repeats another."""
+    buffer = _buffer()
+    buffer.add(_GROUP, b"x")
+    buffer.take(fresh=True)
+    buffer.put_all_back()
+    batch = buffer.take(fresh=True)
+    assert batch is not None
+    assert batch.attempts == 1
+
+
 def test_large_spans_travel_alone() -> None:
     """A span larger than a batch is taken by itself, and one that would overfill a batch waits for the next."""
     buffer = _buffer(size=100)
@@ -141,7 +162,22 @@ def test_large_spans_travel_alone() -> None:
     sizes = []
     while (batch := buffer.take(fresh=True)) is not None:
         sizes.append(batch.size_bytes)
-    assert sizes == [60, 60, 500, 10]
+    assert sizes == [62, 62, 502, 12]
+
+
+def test_resources_and_scopes_count() -> None:
+    """What spans that follow each other share counts once, in a batch and in memory, and else each time."""
+    buffer = _buffer(max_bytes=1000, spans=9, size=100)
+    for group in (_GROUP, _GROUP, _OTHER, _OTHER, _OTHER):
+        buffer.add(group, b"x" * 20)
+    assert buffer.books().memory_bytes == 5 * (20 + ENTRY_BYTES) + 2 + 20
+    first, second = buffer.take(fresh=True), buffer.take(fresh=True)
+    assert first is not None
+    assert second is not None
+    assert (len(first.spans), first.size_bytes, second.size_bytes) == (3, 82, 60)
+    assert buffer.books().memory_bytes == 5 * (20 + ENTRY_BYTES) + 2 + 20 + 20
+    buffer.add((b"r" * 400, b""), b"x" * 20)
+    assert buffer.books().dropped == {"queue_full": 1}
 
 
 @given(st.binary(max_size=200) | st.from_regex(rb'\{"attributes":\[.*\]\}'), st.integers(0, 100))
@@ -152,10 +188,46 @@ def test_trimming_survives_anything(data: bytes, limit: int) -> None:
 
 
 def test_trimming_text_that_looks_like_json() -> None:
-    """Text that only begins like JSON is cut as text; JSON without long texts in it, too."""
-    for text in ("[" + "x" * 1000, "[" + "1," * 1000 + "1]", "{" * 2000):
+    """Text that only begins like JSON is cut as text."""
+    for text in ("[" + "x" * 1000, "{" * 2000):
         data = b'{"value":{"stringValue":"' + text.encode() + b'"}}'
         found = trim(data, 500)
         assert found is not None
         assert b"trimmed, was" in found
     assert trim(b'{"value":{"stringValue":"short"}}', 5) is None
+
+
+_MESSAGES = [{"role": "user", "parts": [{"type": "text", "content": f"short text {number}"}]} for number in range(300)]
+
+
+@pytest.mark.parametrize(
+    ("value", "was"),
+    [
+        (_MESSAGES, "300 items"),
+        (list(range(3000)), "3000 items"),
+        ({f"{number:030}": number for number in range(300)}, "300 items"),
+        ({"all": {"of": [[0, 1, 2] * 10] * 100}, "more": 1}, "100 items"),
+        (["x", "y" * 10_000], "10000 characters"),
+    ],
+)
+def test_trimmed_json_stays_json(value: object, was: str) -> None:
+    """JSON is cut at items where texts are short, again and again, and the first count stays in the marker."""
+    data = msgspec.json.encode({"value": {"stringValue": msgspec.json.encode(value).decode()}})
+    limit = len(data) // 2
+    found = trim(data, limit)
+    assert found is not None
+    again = trim(found, limit // 2)
+    assert again is not None
+    for trimmed, most in (found, limit), (again, limit // 2):
+        assert len(trimmed) <= most * 1.3 + 100
+        text = msgspec.json.decode(trimmed)["value"]["stringValue"]
+        assert f"was {was}]" in text
+        assert type(msgspec.json.decode(text)) is type(value)
+
+
+def test_trimmed_texts_say_how_long_they_were_at_first() -> None:
+    """A second cut keeps the count of the first."""
+    data = b'{"value":{"stringValue":"%b"}}' % (b"x" * 1000)
+    for limit in (500, 250):
+        data = trim(data, limit) or b""
+        assert b"x... [trimmed, was 1000 characters]" in data

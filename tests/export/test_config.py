@@ -4,10 +4,14 @@ import math
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from genai_async._errors import ConfigurationError
 from genai_async.export import ExportConfig, RetryPolicy
+from genai_async.export._trouble import printable
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +87,22 @@ def test_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["localhost:4318", "ftp://host", "http://", "http:///path", "http://ho st", "http://h\nost", "http://h:x", "", 5],
+    [
+        "localhost:4318",
+        "ftp://host",
+        "http://",
+        "http:///path",
+        "http://ho st",
+        "http://h\nost",
+        "http://h:x",
+        "http://999.1.1.1",
+        "http://[v1.a]",
+        "http://\u2028h",
+        "http://h/\ud800",
+        "http://h/" + "x" * 70_000,
+        "",
+        5,
+    ],
 )
 def test_bad_endpoints(url: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """An endpoint that cannot be posted to is refused at once, and the text does not repeat it."""
@@ -92,6 +111,26 @@ def test_bad_endpoints(url: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not isinstance(url, str) or not url or url not in str(caught.value).replace("http://", "", 1)
     with pytest.raises(ConfigurationError):
         ExportConfig(endpoint=url)
+
+
+_hosts = st.one_of(
+    st.text(max_size=20),
+    st.from_regex(r"[0-9.:]{1,15}", fullmatch=True),
+    st.from_regex(r"\[[0-9a-fv:.%]{0,20}\]", fullmatch=True),
+    st.from_regex(r"[a-z.:@\[\]-]{1,20}", fullmatch=True),
+)
+
+
+@given(_hosts, st.text(max_size=10))
+@example("ex\u00e4mple.test:1", "")
+@example("[::1%25eth0]", "?x")
+def test_good_endpoints(host: str, path: str) -> None:
+    """What is not refused here can be sent to."""
+    try:
+        config = ExportConfig.resolve(endpoint=f"http://{host}/{path}").with_credentials()
+    except ConfigurationError:
+        return
+    httpx.URL(config.endpoint)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +154,10 @@ def test_bad_endpoints(url: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         ("compression", []),
         ("compression", {}),
         ("spool", 5),
+        ("spool", ""),
+        ("spool", "a\0b"),
+        ("spool", "a\ud800b"),
+        ("spool", b"a"),
         ("on_drop", 5),
         ("retry", 5),
         ("headers", ["x"]),
@@ -122,6 +165,8 @@ def test_bad_endpoints(url: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         ("headers", {1: "1"}),
         ("headers", {"x": "secret\r\nInjected: 1"}),
         ("headers", {"x": "secret\u20ac"}),
+        ("headers", {"x": "secret "}),
+        ("headers", {"x": "\tsecret"}),
         ("headers", {"x": 1}),
         ("headers", {"Content-Type": "text/plain"}),
         ("no_such_option", 1),
@@ -142,7 +187,29 @@ def test_nothing_secret_is_shown() -> None:
         assert secret not in text
     assert "https://host/base/v1/traces" in text
     assert "x-key" in text
-    assert {"hush", "sesame", "swordfish"} <= set(config.secrets)
+    assert {"hush", "sesame", "swordfish"} <= config.secrets
+
+
+def test_secrets_in_every_form() -> None:
+    """What a collector might repeat is known: words of headers, credentials apart, together, quoted and encoded."""
+    config = ExportConfig.resolve(
+        endpoint="https://us%40er:p%2Fw@host:1/?sesame", headers={"x-key": "Token sword/fish", "x-scope": "a b"}
+    )
+    expected = {"sesame", "us%40er", "us@er", "p%2Fw", "p/w", "us@er:p/w", "dXNAZXI6cC93", "sword/fish", "sword%2Ffish"}
+    assert expected <= config.secrets
+    assert "a" not in config.secrets
+    given = ExportConfig.resolve(headers={"authorization": "Basic dXNAZXI6cC93", "proxy-authorization": "basic ?"})
+    assert {"us@er", "p/w", "us@er:p/w", "dXNAZXI6cC93"} <= given.secrets
+
+
+@pytest.mark.parametrize("before", [0, 100, 3990, 3999, 4000, 5000])
+def test_no_text_is_cut_inside_a_secret(before: int) -> None:
+    """Neither the cut of what is shown nor that of what is read leaves half a secret."""
+    keys = ["swordfish" * 10, "swordfish", "sesame"]
+    for padding in ("-" * before, keys[0] * (before // 90) + "-" * (before % 90)):
+        shown = printable(padding + keys[0] + " " + "x" * 10_000, keys)
+        assert "sw" not in shown
+        assert len(shown) <= 203
 
 
 def test_credentials_become_a_header() -> None:

@@ -16,10 +16,12 @@ import pytest
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
-from tests.pace import Lateness
+from tests.pace import Lateness, cpu_time
 
 from genai_async._errors import ClosedError
 from genai_async.export import Drop, ExportConfig, Exporter, FlushResult
+from genai_async.export._reply import Reply, verdict
+from genai_async.export._transport import limits
 
 from .support import Answer, Seen, always, balanced, collector, feed, ok, running, span
 
@@ -51,6 +53,25 @@ async def test_gzip() -> None:
         assert sorted(server.accepted) == list(range(1, 102))
         assert {seen.headers["content-encoding"] for seen in server.seen} == {"gzip"}
         assert len(server.seen[-1].raw) < 10_000
+
+
+@pytest.mark.parametrize("delay", [0.0, 5.0, 600.0])
+def test_connections_outlive_the_delay(delay: float) -> None:
+    """A program that ends few spans uses one connection again and again."""
+    expiry = limits(ExportConfig(schedule_delay=delay)).keepalive_expiry
+    assert expiry is not None
+    assert expiry > delay + 30
+
+
+async def test_headers_replace_ours_in_any_case() -> None:
+    """A header is sent once, as it was given, however its name is written."""
+    headers = {"USER-AGENT": "mine", "authorization": "Bearer x"}
+    async with collector() as server:
+        async with running(endpoint=server.url.replace("//", "//user:pw@"), headers=headers) as exporter:
+            feed(exporter, 1)
+            assert (await exporter.flush(5)).complete
+        assert server.seen[0].headers["user-agent"] == "mine"
+        assert server.seen[0].headers["authorization"] == "Bearer x"
 
 
 async def test_a_batch_is_sent_after_the_delay() -> None:
@@ -143,6 +164,17 @@ async def test_nobody_listens() -> None:
         assert balanced(exporter)
         assert exporter.stats().oldest_age > 0.2
         assert dict((await _timed(exporter.aclose(0.3), 0.3)).dropped) == {"shutdown": 3}
+
+
+@pytest.mark.parametrize("proxy", ["ftp://127.0.0.1:1", "http://["])
+async def test_a_proxy_that_cannot_be_used(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What keeps a connection from being set up is told, and the spans wait until somebody mends it."""
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    async with running(endpoint="http://collector.example", shutdown_timeout=0.1) as exporter:
+        feed(exporter, 3)
+        assert (await exporter.flush(0.2)).pending == 3
+        assert "they are kept for later" in (exporter.stats().last_error or "")
+        assert not exporter.stats().dropped
 
 
 async def test_a_silent_collector_keeps_no_deadline_waiting() -> None:
@@ -264,6 +296,21 @@ async def test_huge_answers(packed: bool) -> None:
         feed(exporter, 1)
         assert dict((await exporter.flush(5)).dropped) == {"response_too_large": 1}
         assert len(server.seen) == 1
+
+
+async def test_large_answers_are_read_elsewhere() -> None:
+    """The loop's own thread spends no time on what an answer of few bytes unpacks to."""
+    answer = Answer(200, [("content-encoding", "gzip")], gzip.compress(b'{"a":[' + b"{}," * 1_390_000 + b"{}]}"))
+    cost = cpu_time(lambda: verdict(Reply(200, None, answer.body, "gzip"), 1, 0))
+    async with collector() as server, running(endpoint=server.url) as exporter:
+        spent: list[float] = []
+        for number in range(1, 6):
+            feed(exporter, 1, number)
+            begun = time.thread_time()
+            assert (await exporter.flush(5)).delivered == number
+            spent.append(time.thread_time() - begun)
+            server.script = always(answer)
+        assert min(spent[1:]) < cost / 2  # noise only adds
 
 
 async def test_requests_over_the_cap_are_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from email.utils import formatdate
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.pace import paces
 
 from genai_async.export import RetryPolicy
 from genai_async.export._reply import Reply, verdict
@@ -68,11 +69,20 @@ def test_delays_grow_up_to_a_maximum(failures: int, chance: float) -> None:
     assert policy.delay(3, 1) == 2
 
 
-@given(st.integers(100, 599), st.binary() | st.none() | st.from_regex(rb'\{"partialSuccess":.*\}'))
-def test_no_body_hurts(status: int, body: bytes | None) -> None:
+@given(
+    st.integers(100, 599), st.binary() | st.from_regex(rb'\{"partialSuccess":.*\}'), st.sampled_from(["", "gzip", "br"])
+)
+def test_no_body_hurts(status: int, body: bytes, encoding: str) -> None:
     """Nothing in a response can make more spans rejected than were sent."""
-    found = verdict(Reply(status, None, body), 5, 0)
+    found = verdict(Reply(status, None, body, encoding), 5, 0)
     assert 0 <= found.rejected <= 5
+
+
+@pytest.mark.parametrize("key", ["message", "other"])
+def test_a_large_body_is_not_made_into_values(key: str) -> None:
+    """Nothing is built from what is not of use, however much of it there is."""
+    body = b'{"%b":[' % key.encode() + b"{}," * 1_000_000 + b"{}]}"
+    assert paces(lambda: verdict(Reply(503, None, body), 5, 0)) < 40
 
 
 @pytest.mark.parametrize(("said", "count"), [("3", 3), ("'3'", 3), ("99", 5), ("'99999999999999999999'", 5), ("-1", 0)])

@@ -20,7 +20,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 from genai_async.export import ExportConfig, Exporter
 from genai_async.export._body import body
 from genai_async.export._encode import Encoder
-from genai_async.export._spool import Spool, parse
+from genai_async.export._line import look, parse
+from genai_async.export._spool import Spool
 
 from .support import FAST, Answer, Seen, always, balanced, collector, feed, ok, running, span
 
@@ -175,6 +176,34 @@ async def test_damaged_and_foreign_files(tmp_path: Path) -> None:
     assert ".part" not in left
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
+async def test_what_only_looks_like_a_segment(tmp_path: Path) -> None:
+    """A FIFO and a link with the name of a segment are left where they are, and hold nobody up."""
+    spool, elsewhere = tmp_path / "spool", tmp_path / "elsewhere"
+    encoder = Encoder()
+    elsewhere.write_bytes(body([(encoder.group(span(7)), encoder.span(span(7)))]))
+    spool.mkdir()
+    fifo, link = (spool / f"{'0' * 16}-{number:010}.jsonl" for number in (1, 2))
+    os.mkfifo(fifo)
+    link.symlink_to(elsewhere)
+    async with collector() as server, running(endpoint=server.url, spool=spool) as exporter:
+        feed(exporter, 1)
+        assert await _until(lambda: server.accepted == [1])
+    assert sorted(spool.iterdir()) == [fifo, link]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
+async def test_segments_that_are_replaced(tmp_path: Path) -> None:
+    """A link or a FIFO in the place of a segment is not read: its spans are lost, and counted so."""
+    async with running(endpoint=_NOWHERE, spool=tmp_path / "s") as exporter:
+        feed(exporter, 1)
+        await exporter.flush(5)
+        segment = _segments(tmp_path / "s")[0]
+        segment.rename(tmp_path / "elsewhere")
+        os.mkfifo(segment)
+        assert await _until(lambda: exporter.stats().dropped == {"spool_corrupt": 1})
+
+
 async def test_segments_that_vanish(tmp_path: Path) -> None:
     """Spans whose file somebody deleted or damaged are counted as lost, and nothing else suffers."""
     async with running(endpoint=_NOWHERE, spool=tmp_path) as exporter:
@@ -184,6 +213,47 @@ async def test_segments_that_vanish(tmp_path: Path) -> None:
             path.unlink()
         assert await _until(lambda: exporter.stats().dropped.get("spool_corrupt") == 3)
         assert balanced(exporter)
+
+
+async def test_segments_that_grow(tmp_path: Path) -> None:
+    """Spans that somebody wrote into our file are delivered and counted with ours."""
+    gate = anyio.Event()
+
+    async def script(seen: Seen) -> Answer | None:
+        return await ok(seen) if gate.is_set() else None
+
+    async with collector(script) as server, running(endpoint=server.url, spool=tmp_path) as exporter:
+        feed(exporter, 1)
+        await exporter.flush(5)
+        segment = _segments(tmp_path)[0]
+        whole = segment.read_bytes()
+        segment.write_bytes(whole + whole.replace(b'"spanId":"%016x"' % 1, b'"spanId":"%016x"' % 2))
+        gate.set()
+        assert await _until(lambda: sorted(server.accepted) == [1, 2])
+        assert await _until(lambda: exporter.stats().delivered == 2)
+        assert balanced(exporter)
+        assert not exporter.stats().dropped_total
+
+
+@pytest.mark.parametrize("is_all", [False, True])
+async def test_a_lock_that_is_tidied_away(tmp_path: Path, is_all: bool) -> None:
+    """Who removes old files of a living process does not make it pass for dead; nor does it end the spool."""
+    async with running(endpoint=_NOWHERE, spool=tmp_path / "s") as exporter:
+        feed(exporter, 1)
+        await exporter.flush(5)
+        for path in (tmp_path / "s").iterdir():
+            if is_all or path.suffix == ".lock":
+                path.unlink()
+        if is_all:
+            (tmp_path / "s").rmdir()
+        assert await _until(lambda: list(tmp_path.glob("s/*.lock")))
+        feed(exporter, 1, 2)
+        await exporter.flush(5)
+        async with collector() as server, running(endpoint=server.url, spool=tmp_path / "s") as neighbour:
+            feed(neighbour, 1, 9)
+            assert await _until(lambda: neighbour.stats().delivered == 1)
+            assert server.accepted == [9]
+        assert exporter.stats().spooled + exporter.stats().in_flight == (1 if is_all else 2)
 
 
 @pytest.mark.parametrize("kind", ["file", "full"])
@@ -211,11 +281,84 @@ def test_lines_come_apart_as_they_were_put_together() -> None:
     spans = [(encoder.group(item), encoder.span(item)) for item in (span(1), span(2, {"a": "b"}))]
     line = body(spans)
     assert list(parse(line)) == spans
+    assert len({id(group) for _ in range(2) for group, _ in parse(line)}) == 1
     assert body(parse(line)) == line
     for bad in (b"", b"[]", b"{}", b'{"resourceSpans": 1}', line[:-1]):
         with pytest.raises(ValueError):
             list(parse(bad))
     assert msgspec.json.decode(line)
+
+
+_IDS = {"traceId": "A" * 32, "spanId": "0" * 15 + "1"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"traceId": "0" * 32},
+        {"traceId": "a" * 32 + "\n"},
+        {"spanId": "0" * 16},
+        {"spanId": "AAAAAAAAAAA="},
+        {"parentSpanId": "1"},
+        {"kind": "SPAN_KIND_CLIENT"},
+        {"startTimeUnixNano": -1},
+        {"endTimeUnixNano": "now"},
+        {"attributes": {}},
+        {"attributes": [{"key": "k", "value": {"intValue": "x"}}]},
+        {"attributes": [{"key": "k", "value": {"arrayValue": {"values": [{"stringValue": 1}]}}}]},
+        {"events": [{"name": 1}]},
+        {"links": [{"traceId": "A" * 32}]},
+        {"status": 1},
+    ],
+)
+def test_malformed_spans_are_told_from_whole_ones(fields: dict[str, Any]) -> None:
+    """A span with ids and fields of the right types is whole, in either case of hex and with fields yet unknown."""
+    whole = {**_IDS, "parentSpanId": "", "kind": 3, "startTimeUnixNano": "1", "endTimeUnixNano": 2, "later": []}
+    line = msgspec.json.encode({"resourceSpans": [{"scopeSpans": [{"spans": [whole, {**whole, **fields}, whole]}]}]})
+    assert [span is not None for _, span in look(line)] == [True, False, True]
+    assert len(list(parse(line))) == 2
+
+
+async def test_spans_of_others_travel_apart(tmp_path: Path) -> None:
+    """What a collector refuses of a dead process's spans costs none of ours."""
+    encoder = Encoder()
+    line = body([(encoder.group(span(7)), encoder.span(span(7)))])
+    (tmp_path / f"{'0' * 16}-0000000001.jsonl").write_bytes(line)
+
+    async def script(seen: Seen) -> Answer:
+        return Answer(400 if 7 in seen.ids else 200)
+
+    async with collector(script) as server, running(endpoint=server.url, spool=tmp_path, schedule_delay=5) as exporter:
+        assert await _until(lambda: exporter.stats().spooled == 1)
+        feed(exporter, 2)
+        await exporter.flush(5)
+        assert await _until(lambda: exporter.stats().delivered == 2)
+        assert await _until(lambda: exporter.stats().dropped == {"rejected_400": 1})
+
+
+def test_what_was_being_sent_when_its_sender_went_counts_as_tried(tmp_path: Path) -> None:
+    """Segments that wait again were in a request that failed, or may have arrived."""
+    spool = Spool(tmp_path)
+    spool.open()
+    encoder = Encoder()
+    spool.add(spool.write([(encoder.group(span(1)), encoder.span(span(1)))], 1))
+    assert spool.lift(10, 10_000) is not None
+    spool.give_all_back()
+    load = spool.lift(10, 10_000)
+    assert load is not None
+    assert load.attempts == 1
+    spool.close()
+
+
+async def test_a_file_from_the_future(tmp_path: Path) -> None:
+    """A file that was written before the clock was set back is sent when it is its turn, not a day later."""
+    encoder = Encoder()
+    path = tmp_path / f"{'0' * 16}-0000000001.jsonl"
+    path.write_bytes(body([(encoder.group(span(7)), encoder.span(span(7)))]))
+    os.utime(path, (time.time() + 86400,) * 2)
+    async with collector() as server, running(endpoint=server.url, spool=tmp_path, schedule_delay=0.1) as exporter:
+        assert await _until(lambda: server.accepted == [7])
+        assert await _until(lambda: exporter.stats().delivered == 1)
 
 
 _PROGRAM = """

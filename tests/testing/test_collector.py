@@ -268,12 +268,19 @@ async def test_a_fault_may_be_ones_own() -> None:
         assert (await http.send(1)).status_code == 200
 
 
+def _deep_body() -> bytes:
+    value = b'{"arrayValue":{"values":[' * 3000 + b"{}" + b"]}}" * 3000
+    return body(1).replace(b'"name": "s"', b'"attributes":[{"key":"a","value":%b}]' % value)
+
+
 @pytest.mark.parametrize(
     ("content", "headers", "status", "word"),
     [
         (b"{", JSON, 400, "JSON"),
         (b"\xff", JSON, 400, "JSON"),
         (b'{"resourceSpans": 1}', JSON, 400, "trace request"),
+        (b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}", JSON, 400, "JSON"),
+        (_deep_body(), JSON, 400, "JSON"),
         (body(1).replace(b'"spanId": "0', b'"spanId": "x'), JSON, 400, "trace request"),
         (body(0), JSON, 400, "not an id"),
         (b"plain", {**JSON, "content-encoding": "gzip"}, 400, "gzip"),
@@ -297,6 +304,7 @@ async def test_knows_its_path_and_method() -> None:
     async with Collector(path="/otlp/v1/traces") as collector, client(collector) as http:
         assert (await http.send(1)).status_code == 404
         assert (await http.http.get("/otlp/v1/traces")).status_code == 405
+        assert (await http.http.head("/otlp/v1/traces")).status_code == 405
         assert (await http.send(1, path="/otlp/v1/traces")).status_code == 200
 
 
@@ -397,6 +405,26 @@ async def test_survives_clients_that_make_no_sense(data: bytes) -> None:
             with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
                 await stream.receive()
         assert (await http.send(1)).status_code == 200
+
+
+async def test_survives_a_fault_that_http_does_not_allow() -> None:
+    """An answer that cannot be sent ends its own connection only."""
+
+    class Impossible:
+        async def play(self, exchange: object) -> None:
+            await exchange.respond(200, headers=[("no name", "x")])  # type: ignore[attr-defined]
+
+    async with Collector([Impossible()]) as collector, client(collector) as http:
+        with pytest.raises(httpx.TransportError):
+            await http.send(1)
+        assert (await http.send(1)).status_code == 200
+
+
+async def test_a_port_in_use() -> None:
+    """Where nobody can listen, entering says so by a plain error."""
+    async with Collector() as collector:
+        with pytest.raises(OSError, match="in use"):
+            await Collector(port=collector.port).__aenter__()
 
 
 async def test_says_what_came_when_too_little_did() -> None:

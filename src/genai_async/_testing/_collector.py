@@ -30,7 +30,7 @@ _BROKEN = (
     anyio.BrokenResourceError,
     anyio.ClosedResourceError,
     anyio.EndOfStream,
-    h11.RemoteProtocolError,
+    h11.ProtocolError,  # ours, too: a request may ask for what a fault's answer cannot be
     BadRequestError,
     UnsupportedMediaError,
 )
@@ -58,6 +58,9 @@ class Collector(Ledger):
         path: where traces are taken; other paths are answered with 404.
         keep: whether requests and spans are kept; without, they are only counted, for long runs.
         on_accept: called with each accepted request as one line of OTLP/JSON, before it is answered.
+
+    Raises:
+        OSError: on entering, if it cannot listen there.
     """
 
     def __init__(
@@ -112,7 +115,7 @@ class Collector(Ledger):
         if self._tasks is None:
             raise RuntimeError("enter the collector first: async with Collector() as collector")
         if self._up is None:
-            self._up = await self._tasks.start(self._serve)
+            self._up = await self._tasks.start(self._serve, _listen(self._address))
 
     async def stop(self) -> None:
         """Cut every connection and refuse new ones until `start`."""
@@ -152,10 +155,13 @@ class Collector(Ledger):
             self._tasks.start_soon(leave)
 
     async def __aenter__(self) -> Collector:
+        # Before the task group, which would wrap an error (a port in use) into an ExceptionGroup.
+        listener = _listen(self._address)
         async with AsyncExitStack() as stack:
+            stack.callback(listener.close)
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(self._tasks.cancel_scope.cancel)
-            await self.start()
+            self._up = await self._tasks.start(self._serve, listener)
             self._scope = stack.pop_all()
         return self
 
@@ -181,10 +187,10 @@ class Collector(Ledger):
     ) -> bool | None:
         return self._thread.__exit__(kind, error, traceback)
 
-    async def _serve(self, *, task_status: TaskStatus[_Up]) -> None:
+    async def _serve(self, listener: socket.socket, *, task_status: TaskStatus[_Up]) -> None:
         ended = anyio.Event()
         try:
-            with _listen(self._address) as listener:
+            with listener:
                 self._address = listener.getsockname()[:2]
                 async with anyio.create_task_group() as connections:
                     task_status.started(_Up(connections, ended))
@@ -233,9 +239,11 @@ class _Up(NamedTuple):
 
 
 def _listen(address: tuple[str, int]) -> socket.socket:
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(address)
-    listener.listen(1024)
-    listener.setblocking(False)
-    return listener
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(1024)
+        listener.setblocking(False)
+        stack.pop_all()
+        return listener

@@ -6,7 +6,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,21 +27,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Receive until interrupted; the first line on the standard output is the endpoint."""
+    """Receive until interrupted; the first line on the standard output is the endpoint. 2 if it cannot be done."""
     with ExitStack() as stack:
-        file: Path | None = arguments.json_lines
-        keep = _print if file is None else _appender(stack.enter_context(file.open("ab")))
-        anyio.run(_collect, arguments, keep)
-    return 0
+        path: Path | None = arguments.json_lines
+        try:
+            keep = _print if path is None else _appender(stack.enter_context(path.open("ab")))
+        except OSError as exc:
+            return _refuse(f"cannot write to {path}: {exc}")
+        return anyio.run(_collect, arguments, keep)
 
 
-async def _collect(arguments: argparse.Namespace, keep: Callable[[bytes], object]) -> None:
-    async with Collector(host=arguments.host, port=arguments.port, keep=False, on_accept=keep) as collector:
+async def _collect(arguments: argparse.Namespace, keep: Callable[[bytes], object]) -> int:
+    async with AsyncExitStack() as stack:
+        collector = Collector(host=arguments.host, port=arguments.port, keep=False, on_accept=keep)
+        try:
+            await stack.enter_async_context(collector)
+        except (OSError, OverflowError) as exc:
+            return _refuse(f"cannot listen on {arguments.host}, port {arguments.port}: {exc}")
         print(collector.endpoint, flush=True)  # noqa: T201
         async with anyio.create_task_group() as group:
             group.start_soon(_until_signal, group.cancel_scope)
             if arguments.until_eof:
                 group.start_soon(_until_eof, group.cancel_scope)
+    return 0
+
+
+def _refuse(text: str) -> int:
+    sys.stderr.write(f"{text}\n")
+    return 2
 
 
 async def _until_signal(scope: anyio.CancelScope) -> None:

@@ -145,9 +145,10 @@ class Exchange:
         sent_bytes: int | None = None,
     ) -> None:
         """Answer the request; with `sent_bytes`, announce the whole body, send so much of it and hang up."""
-        (await self.read()).status = status
+        request = await self.read()
+        request.status = status
         self._server.ledger.statuses[status] += 1
-        body = b"" if status in {204, 304} else body
+        body = b"" if status in {204, 304} or request.method == "HEAD" else body
         if self.body_delay and sent_bytes is None:
             # There must be something to send in each step; blanks change nothing about JSON.
             body = body.ljust(self.body_steps)

@@ -137,7 +137,7 @@ def to_json(body: bytes, content_type: str) -> bytes:
             return msgspec.json.format(body, indent=-1)
         if media_type == PROTOBUF_TYPE:
             return _protobuf_to_json(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise BadRequestError(f"the body is not JSON: {exc}") from None
     raise UnsupportedMediaError(f"content type {content_type!r} is not {JSON_TYPE}")
 
@@ -147,7 +147,7 @@ def decode_request(body: bytes) -> list[SpanRecord]:
     try:
         request = _decoder.decode(body)
         return list(records_of(request))
-    except (msgspec.DecodeError, ValueError, IndexError) as exc:
+    except (msgspec.DecodeError, ValueError, IndexError, RecursionError) as exc:
         raise BadRequestError(f"the body is not an OTLP trace request: {exc}") from None
 
 

@@ -41,10 +41,14 @@ class Batch(msgspec.Struct, eq=False):
     attempts: int = 0
     load: Load | None = None
     size_bytes: int = 0
-    """The bytes of the spans, without what joins them."""
+    """The bytes of the spans and of their groups, without what joins them; summed up here where it is not known."""
 
     def __post_init__(self) -> None:
-        self.size_bytes = sum([len(data) for _, data in self.spans])
+        if not self.size_bytes:
+            latest: Group | None = None
+            for group, data in self.spans:
+                self.size_bytes += len(data) + (0 if group is latest else _group_bytes(group))
+                latest = group
 
     @property
     def memory_bytes(self) -> int:
@@ -91,6 +95,8 @@ class Buffer:
         self._lock = threading.RLock()
         self._queue: deque[tuple[Group, bytes]] = deque()
         self._queue_bytes = 0
+        self._tail: Group | None = None
+        """The group of the newest span in the queue."""
         self.position = 0
         """The number of the newest span that was queued; 0 before the first."""
         # Times are noted once per so many spans: (sequence number, clock), the first one at or before the head.
@@ -109,14 +115,20 @@ class Buffer:
         """Queue one span or drop it; True when the worker should look, which is once per full batch or idle time."""
         item = group, data
         size = len(data)
-        books = self._books
+        books, marks = self._books, self._marks
         with self._lock:
-            if books.memory_bytes + size + ENTRY_BYTES > self._max_bytes:
-                return self.drop("queue_full")
             waiting = len(self._queue)
-            if not waiting or self.position + 1 - self._marks[-1][0] >= self._full_spans:
-                self._marks.append((self.position + 1, self._clock()))
+            if not marks or self.position + 1 - marks[-1][0] >= self._full_spans:
+                marks.append((self.position + 1, self._clock()))
+            # Spans that follow each other mostly share a group, in memory and in the request: it counts once for them.
+            if group is not self._tail:
+                size += len(group[0]) + len(group[1])
+            if books.memory_bytes + size + ENTRY_BYTES > self._max_bytes:
+                if not self._queue:
+                    marks.clear()
+                return self.drop("queue_full")
             before = self._queue_bytes
+            self._tail = group
             self._queue.append(item)
             self.position += 1
             self._queue_bytes = before + size
@@ -171,8 +183,13 @@ class Buffer:
                 self._books.spooled += len(batch.spans)
 
     def lift(self, load: Load, spans: list[tuple[Group, bytes]]) -> Batch:
-        """Spans that were on disk are in flight; those that could not be read again are given up."""
+        """Spans that were on disk are in flight; those that could not be read again are given up.
+
+        There may be more than were counted: somebody wrote them into our file, and they are ours now.
+        """
         with self._lock:
+            self.adopt(max(len(spans) - load.left, 0))
+            load.left = max(load.left, len(spans))
             batch = Batch(0, -1, spans, self._clock(), load.attempts, load)
             self._flying[batch] = None
             self._books.memory_bytes += batch.memory_bytes
@@ -219,9 +236,10 @@ class Buffer:
                     self._books.queued += len(part.spans)
 
     def put_all_back(self) -> None:
-        """Everything in flight waits again: whoever was sending is gone."""
+        """Everything in flight waits again: whoever was sending is gone, and what it sent may have arrived."""
         with self._lock:
             for batch in list(self._flying):
+                batch.attempts += 1
                 self.put_back(batch)
 
     def drop_all(self, reason: str) -> int:
@@ -234,6 +252,7 @@ class Buffer:
             self._queue.clear()
             self._marks.clear()
             self._returned.clear()
+            self._tail = None
             self._queue_bytes = self._books.memory_bytes = self._books.queued = 0
             if count:
                 self._give_up(reason, count)
@@ -303,14 +322,27 @@ class Buffer:
         first, since = self.head, self._head_time()
         queue = self._queue
         spans = [queue.popleft()]
-        size = len(spans[0][1])
-        while queue and len(spans) < self._full_spans and size + len(queue[0][1]) <= self._full_bytes:
-            size += len(queue[0][1])
+        latest, data = spans[0]
+        size = _group_bytes(latest) + len(data)
+        while queue and len(spans) < self._full_spans:
+            group, data = queue[0]
+            larger = size + len(data) + (0 if group is latest else _group_bytes(group))
+            if larger > self._full_bytes:
+                break
+            size, latest = larger, group
             spans.append(queue.popleft())
         self._queue_bytes -= size
         if not queue:
             self._marks.clear()
-        return Batch(first, first + len(spans) - 1, spans, since)
+            self._tail = None
+        elif queue[0][0] is latest:  # it counts with the first of its spans, which stays behind now
+            self._queue_bytes += _group_bytes(latest)
+            self._books.memory_bytes += _group_bytes(latest)
+        return Batch(first, first + len(spans) - 1, spans, since, size_bytes=size)
+
+
+def _group_bytes(group: Group) -> int:
+    return len(group[0]) + len(group[1])
 
 
 def _rank(batch: Batch) -> tuple[int, int]:

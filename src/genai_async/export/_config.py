@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os.path
+import os
 import re
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
-from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, quote_plus, unquote, urlsplit
 
 import msgspec
 
@@ -37,8 +37,11 @@ DEFAULT_SPOOL_AGE = 7 * 24 * 3600.0
 TRACES_PATH = "/v1/traces"
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-_URL = re.compile(r"[^\x00-\x20\x7f]+")
+_VALUE = re.compile(r"(?![\t ])[\t\x20-\x7e\x80-\xff]*(?<![\t ])")
+_URL = re.compile(r"[^\x00-\x20\x7f\ud800-\udfff]{1,65536}")
+_NUMBERS = re.compile(r"[0-9]+(\.[0-9]+){3}")
+# Shorter words of a header's value are no secrets, and masking them would leave little to read.
+_SHORTEST_WORD = 4
 _OWN_HEADERS = frozenset({"content-type", "content-encoding", "content-length", "transfer-encoding", "host"})
 _FILES = ("certificate", "client_key", "client_certificate")
 
@@ -84,7 +87,8 @@ class ExportConfig(msgspec.Struct, frozen=True, kw_only=True):
         certificate: Path of the PEM file of CA certificates to trust instead of the usual ones.
         client_key: Path of the PEM file of the client's private key.
         client_certificate: Path of the PEM file of the client's certificate chain.
-        max_queue_bytes: Memory that waiting spans may take; beyond it the newest is dropped as `queue_full`.
+        max_queue_bytes: Memory that waiting spans may take, with their resources and scopes; beyond it the newest is
+            dropped as `queue_full`.
         max_batch_bytes: Size at which a batch is full, before compression. A larger span travels alone.
         max_batch_spans: Spans at which a batch is full.
         max_requests: Requests that may be under way at once.
@@ -130,8 +134,7 @@ class ExportConfig(msgspec.Struct, frozen=True, kw_only=True):
         _check_seconds("schedule_delay", self.schedule_delay)
         _check_seconds("shutdown_timeout", self.shutdown_timeout)
         _check_seconds("max_spool_age", self.max_spool_age, positive=True)
-        if self.spool is not None and not isinstance(self.spool, (str, os.PathLike)):
-            raise ConfigurationError("spool: must be the path of a directory")
+        _check_directory("spool", self.spool)
         for name in ("max_queue_bytes", "max_batch_bytes", "max_batch_spans", "max_requests", "max_spool_bytes"):
             _check_count(name, getattr(self, name))
         if self.compression not in ("gzip", "none"):  # no set: what is compared may have no hash
@@ -174,12 +177,14 @@ class ExportConfig(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, endpoint=bare.geturl(), headers=headers)
 
     @property
-    def secrets(self) -> tuple[str, ...]:
-        """Texts that must never be logged, longest first, as one may hold another."""
+    def secrets(self) -> frozenset[str]:
+        """Texts that must never be logged, in every form in which they travel."""
         parts = urlsplit(self.endpoint)
-        query = (part for pair in parse_qsl(parts.query) for part in (pair[1], quote(pair[1])))
-        found = (*self.headers.values(), parts.username, parts.password, parts.query, *query)
-        return tuple(sorted(filter(None, found), key=len, reverse=True))
+        texts = [parts.username, parts.password, parts.query]
+        texts += (value or name for name, value in parse_qsl(parts.query, keep_blank_values=True))
+        for value in self.with_credentials().headers.values():
+            texts += (value, *(word for word in value.split() if len(word) >= _SHORTEST_WORD), *_basic_pair(value))
+        return frozenset(form for text in filter(None, texts) for form in _forms(text))
 
     @property
     def origin(self) -> str:
@@ -192,6 +197,25 @@ class ExportConfig(msgspec.Struct, frozen=True, kw_only=True):
         shown["endpoint"] = self.origin + urlsplit(self.endpoint).path
         shown["headers"] = dict.fromkeys(self.headers, "***")
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+
+def _forms(text: str) -> tuple[str, ...]:
+    """A text as it is and as it may be quoted in a URL."""
+    plain = unquote(text)
+    return text, plain, quote(plain), quote(plain, ""), quote_plus(plain)
+
+
+def _basic_pair(value: str) -> tuple[str, ...]:
+    """What a header of basic authentication (RFC 7617) holds: user and password, together and each."""
+    scheme, _, encoded = value.partition(" ")
+    if scheme.lower() != "basic":
+        return ()
+    try:
+        pair = b64decode(encoded).decode()
+    except ValueError:
+        return ()
+    user, _, password = pair.partition(":")
+    return pair, user, password
 
 
 def _from_environment() -> dict[str, Any]:
@@ -250,7 +274,27 @@ def _split(url: str, option: str) -> SplitResult:
         raise ConfigurationError(f"{option}: must begin with http:// or https://")
     if not parts.hostname:
         raise ConfigurationError(f"{option}: has no host")
+    if not _is_host(parts.hostname, is_bracketed="[" in parts.netloc):
+        raise ConfigurationError(f"{option}: has a host that cannot be one")
     return parts
+
+
+def _is_host(host: str, *, is_bracketed: bool) -> bool:
+    """Whether httpx takes it; importing that here to ask would hold up the caller."""
+    from ipaddress import IPv4Address, IPv6Address
+
+    try:
+        if is_bracketed:
+            IPv6Address(host)
+        elif _NUMBERS.fullmatch(host):
+            IPv4Address(host)
+        elif not host.isascii():
+            import idna
+
+            idna.encode(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_endpoint(url: str) -> None:
@@ -266,7 +310,7 @@ def _check_headers(headers: Mapping[str, str]) -> None:
         if name.lower() in _OWN_HEADERS:
             raise ConfigurationError(f"headers: {name} is set by the exporter")
         if not isinstance(value, str) or not _VALUE.fullmatch(value):
-            raise ConfigurationError(f"headers: the value of {name} has characters that HTTP does not allow")
+            raise ConfigurationError(f"headers: the value of {name} has characters or blanks that HTTP does not allow")
 
 
 def _check_seconds(option: str, value: float, *, positive: bool = False) -> None:
@@ -279,6 +323,17 @@ def _check_seconds(option: str, value: float, *, positive: bool = False) -> None
 def _check_count(option: str, value: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigurationError(f"{option}: must be a whole number of at least 1")
+
+
+def _check_directory(option: str, path: str | os.PathLike[str] | None) -> None:
+    if path is None:
+        return
+    try:
+        is_path = b"\0" not in os.fsencode(path) and isinstance(os.fspath(path), str)
+    except (TypeError, ValueError):
+        is_path = False
+    if not is_path or not os.fspath(path):
+        raise ConfigurationError(f"{option}: must be the path of a directory")
 
 
 def _check_file(option: str, path: str | None) -> None:

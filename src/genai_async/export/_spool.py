@@ -8,20 +8,22 @@ failing machine. Files of other names are left alone.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import re
 import secrets
+import stat
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from ._body import body
 from ._encode import Group
+from ._line import look, parse
 
 try:
     import fcntl
@@ -30,65 +32,24 @@ except ImportError:  # Windows: nobody can be told dead there, so what a process
 
 __all__ = ["Load", "Segment", "Spool", "parse"]
 
+# Others may write here, too: a link leads elsewhere, and opening a FIFO waits for whoever writes into it.
+_CAREFULLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
 _SEGMENT = re.compile(r"([0-9a-f]{16})-([0-9]{10})\.jsonl")
 _UNFINISHED = re.compile(r"([0-9a-f]{16})-([0-9]{10})\.part")
 _OURS = re.compile(r"([0-9a-f]{16})(-[0-9]{10}\.(jsonl|part)|\.lock)")
 
 
-class _Scope(msgspec.Struct, rename="camel", omit_defaults=True):
-    scope: msgspec.Raw = msgspec.Raw(b"{}")
-    spans: list[msgspec.Raw] = []
-    schema_url: str = ""
-
-
-class _Resource(msgspec.Struct, rename="camel", omit_defaults=True):
-    resource: msgspec.Raw = msgspec.Raw(b"{}")
-    scope_spans: list[_Scope] = []
-    schema_url: str = ""
-
-
-class _Traces(msgspec.Struct, rename="camel"):
-    resource_spans: list[_Resource]
-
-
-_read_traces = msgspec.json.Decoder(_Traces).decode
-
-
-def parse(line: bytes) -> Iterator[tuple[Group, bytes]]:
-    """The spans of one line, each with its encoded resource and scope.
-
-    Raises:
-        ValueError: The line is not a TracesData.
-    """
-    line.decode()  # texts that are only passed on are not looked at below, and one bad byte would spoil a whole request
-    for resource in _read_traces(line).resource_spans:
-        outer = b'"resource":%b%b' % (_object(resource.resource), _schema(resource.schema_url))
-        for scope in resource.scope_spans:
-            inner = b'"scope":%b%b' % (_object(scope.scope), _schema(scope.schema_url))
-            for span in scope.spans:
-                yield (outer, inner), _object(span)
-
-
-def _object(value: msgspec.Raw) -> bytes:
-    data = bytes(value)
-    if not data.startswith(b"{"):
-        raise ValueError("no JSON object where one belongs")
-    return data
-
-
-def _schema(url: str) -> bytes:
-    return b',"schemaUrl":%b' % msgspec.json.encode(url) if url else b""
-
-
 @dataclass(slots=True, eq=False)
 class Segment:
-    """One file: so many spans, on disk since then (wall clock)."""
+    """One file: so many spans, on disk since then by the monotonic clock, as the other one may be set."""
 
     path: Path
     count: int
     size_bytes: int
     since: float
     attempts: int = 0
+    is_inherited: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -141,11 +102,12 @@ class Spool:
 
     @property
     def oldest(self) -> float | None:
-        """When the oldest segment was written, by the wall clock, or None without one that waits."""
+        """When the oldest segment was written, by the monotonic clock, or None without one that waits."""
         return self._waiting[0].since if self._waiting else None
 
     def write(self, spans: Iterable[tuple[Group, bytes]], count: int) -> Segment:
         """Put spans on disk, all of them, or an error and none; the segment is to be added."""
+        self._hold()
         final = self._next_path()
         unfinished = final.with_suffix(".part")
         line = body(spans) + b"\n"
@@ -156,16 +118,20 @@ class Spool:
         except OSError:
             unfinished.unlink(missing_ok=True)
             raise
-        return Segment(path, count, len(line), time.time())
+        return Segment(path, count, len(line), time.monotonic())
 
     def lift(self, max_spans: int, max_bytes: int) -> Load | None:
-        """The next segments, as many as fit into one request and one at least."""
+        """The next segments, as many as fit into one request and one at least.
+
+        Those of other processes travel apart from ours: what is in them may be refused, and costs nobody else then.
+        """
         taken: list[Segment] = []
         spans = size = 0
         while self._waiting:
             segment = self._waiting[0]
             spans, size = spans + segment.count, size + segment.size_bytes
-            if taken and (spans > max_spans or size > max_bytes):
+            is_full = spans > max_spans or size > max_bytes
+            if taken and (is_full or segment.is_inherited != taken[0].is_inherited):
                 break
             taken.append(self._waiting.popleft())
             self._count(segment, -1)
@@ -185,18 +151,20 @@ class Spool:
                 self.give_back(load)
 
     def give_back(self, load: Load) -> None:
-        """The segments wait again, before all others."""
+        """The segments wait again, before all others, after a request that failed or may have."""
         del self._out[load]
         self._waiting.extendleft(reversed(load.segments))
         for segment in load.segments:
+            segment.attempts += 1
             self._count(segment, 1)
 
     def read(self, load: Load) -> list[tuple[Group, bytes]]:
         """The spans of a load; lines that are torn or no traces yield none."""
+        self._hold()
         found: list[tuple[Group, bytes]] = []
         for segment in load.segments:
             try:
-                found += _spans(segment.path)
+                found += _spans(segment.path, is_ours=not segment.is_inherited)
             except OSError:  # somebody deleted it
                 continue
         return found
@@ -215,7 +183,7 @@ class Spool:
         """Leave the directory: what is still in it is for the next process."""
         if self._lock >= 0:
             if not self.size_bytes:
-                self._directory.joinpath(f"{self._owner}.lock").unlink(missing_ok=True)
+                self._lock_path(self._owner).unlink(missing_ok=True)
             os.close(self._lock)
             self._lock = -1
 
@@ -228,13 +196,31 @@ class Spool:
     def _own(self) -> None:
         """Take a place of our own; another process may tidy up the lock file before it is locked."""
         while self._lock < 0:
-            owner = secrets.token_hex(8)
-            path = self._directory / f"{owner}.lock"
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-            if _lock(fd) and path.exists():
-                self._owner, self._lock = owner, fd
-            else:
-                os.close(fd)
+            self._owner = secrets.token_hex(8)
+            self._lock = self._claim()
+
+    def _claim(self) -> int:
+        """Our lock file, made and locked, or -1 if another process was faster."""
+        path = self._lock_path(self._owner)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        if _lock(fd) and path.exists():
+            return fd
+        os.close(fd)
+        return -1
+
+    def _hold(self) -> None:
+        """Keep our lock file young, as what is old is tidied away; make it again if it was, lest we pass for dead."""
+        with suppress(OSError):
+            try:
+                os.utime(self._lock_path(self._owner))
+            except FileNotFoundError:
+                self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if (fd := self._claim()) >= 0:
+                    os.close(self._lock)
+                    self._lock = fd
+
+    def _lock_path(self, owner: str) -> Path:
+        return self._directory / f"{owner}.lock"
 
     def _take_over(self) -> list[Segment]:
         names: dict[str, list[str]] = {}
@@ -251,9 +237,9 @@ class Spool:
         """Whether nobody holds the lock; if so its file goes, and the segments are anyone's to rename."""
         if fcntl is None:
             return False
-        path = self._directory / f"{owner}.lock"
+        path = self._lock_path(owner)
         try:
-            fd = os.open(path, os.O_RDWR)
+            fd = os.open(path, os.O_RDWR | _CAREFULLY)
         except FileNotFoundError:
             return True
         except OSError:
@@ -277,11 +263,14 @@ class Spool:
     def _rename(self, path: Path) -> Segment | None:
         """Make a segment ours; None if another process was faster, or if there is no span in it."""
         try:
+            if not stat.S_ISREG(path.lstat().st_mode):
+                return None
             mine = path.rename(self._next_path())
             status = mine.stat()
-            count = sum(1 for _ in _spans(mine))
+            count = len(_spans(mine, is_ours=False))
             if count:
-                return Segment(mine, count, status.st_size, status.st_mtime)
+                age = max(time.time() - status.st_mtime, 0)  # the clock may have been set back since
+                return Segment(mine, count, status.st_size, time.monotonic() - age, is_inherited=True)
             mine.rename(mine.with_suffix(".bad"))
         except OSError:
             pass
@@ -311,12 +300,18 @@ def _lock(fd: int) -> bool:
     return True
 
 
-def _spans(path: Path) -> list[tuple[Group, bytes]]:
+def _careful(path: str, flags: int) -> int:
+    return os.open(path, flags | _CAREFULLY)
+
+
+def _spans(path: Path, *, is_ours: bool) -> list[tuple[Group, bytes]]:
     found: list[tuple[Group, bytes]] = []
-    with path.open("rb") as file:
+    with open(path, "rb", opener=_careful) as file:  # pathlib's has no opener
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "no regular file")
         for line in file:
             try:
-                found += parse(line)
+                found += [(group, span) for group, span in look(line, is_ours=is_ours) if span is not None]
             except (ValueError, RecursionError):  # torn or foreign
                 continue
     return found

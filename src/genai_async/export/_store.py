@@ -73,7 +73,7 @@ class Store:
         is_full = spool.waiting_spans >= config.max_batch_spans or spool.waiting_bytes >= config.max_batch_bytes
         if is_full or self.is_hurried:
             return now
-        return now + max(oldest + config.schedule_delay - time.time(), 0)
+        return oldest + config.schedule_delay
 
     @property
     def is_empty(self) -> bool:
@@ -86,7 +86,7 @@ class Store:
             return
         try:
             found = await off_loop(self._spool.open)
-        except OSError as exc:
+        except (OSError, ValueError) as exc:
             self._break(exc)
             return
         finally:
@@ -106,7 +106,7 @@ class Store:
                 self._buffer.stow(batch)
             else:
                 self._buffer.put_back(batch)
-        except OSError as exc:
+        except (OSError, ValueError) as exc:
             self._buffer.put_back(batch)
             self._break(exc)
         finally:
@@ -118,7 +118,7 @@ class Store:
 
     async def read(self, load: Load, off_loop: OffLoop) -> Batch | None:
         """The spans of a load, in flight; None if none can be read, or all of them are too old."""
-        if load.since < time.time() - self._config.max_spool_age:
+        if load.since < time.monotonic() - self._config.max_spool_age:
             self._buffer.drop_spooled("spool_expired", load.left)
             await self._delete(load, off_loop)
             return None
@@ -131,8 +131,6 @@ class Store:
 
     def returned(self, load: Load) -> None:
         """A load could not be delivered now."""
-        for segment in load.segments:
-            segment.attempts += 1
         self._spool.give_back(load)
 
     async def settled(self, load: Load, count: int, off_loop: OffLoop) -> None:
@@ -147,21 +145,21 @@ class Store:
 
     def close(self) -> None:
         """Leave what is on disk to the next process."""
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             self._spool.close()
 
     def forget(self) -> None:
         """In a forked child: all of it is the parent's."""
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             self._spool.forget()
 
     async def _delete(self, load: Load, off_loop: OffLoop) -> None:
         self._spool.discard(load)
         try:
             await off_loop(self._spool.unlink, load)
-        except OSError as exc:
+        except (OSError, ValueError) as exc:
             self._break(exc)
 
-    def _break(self, exc: OSError) -> None:
+    def _break(self, exc: Exception) -> None:
         self._broken_until = time.monotonic() + _REPAIR_DELAY
         self._troubles.report("spool", f"the spool cannot be used, spans stay in memory: {type(exc).__name__}")

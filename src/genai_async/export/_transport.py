@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import ssl
-import zlib
 from collections.abc import AsyncIterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from ipaddress import ip_address
@@ -24,9 +23,10 @@ from ._reply import MAX_RESPONSE_BYTES, Reply, SendError
 if TYPE_CHECKING:
     from ._config import ExportConfig
 
-__all__ = ["Transport"]
+__all__ = ["Transport", "limits"]
 
-_INFLATE_ANY = 47
+# Beyond `schedule_delay`, in which a quiet program sends once: with httpx's five seconds it would connect each time.
+_KEEPALIVE = 60.0
 
 # The first look-up of a host would import it else, maybe while the program forks.
 importlib.import_module("encodings.idna")
@@ -39,19 +39,15 @@ class Transport:
     """
 
     def __init__(self, config: ExportConfig) -> None:
-        try:
-            self._url = httpx.URL(config.endpoint)
-            self._inner = config.transport or _connections(config)
-        except (OSError, ValueError, httpx.InvalidURL) as exc:
-            raise SendError(
-                f"cannot set up the connection: {type(exc).__name__}", is_retryable=isinstance(exc, OSError)
-            ) from exc
+        self._url = httpx.URL(config.endpoint)
+        self._inner = config.transport or _connections(config)
         self._timeout = httpx.Timeout(config.timeout, pool=None).as_dict()
+        # Names differ in case only by accident (RFC 9110, 5.1): one that is given replaces ours, however it is written.
         self._headers = {
-            "User-Agent": _user_agent(),
-            **config.headers,
-            "Content-Type": "application/json",
-            "Accept-Encoding": "gzip",
+            "user-agent": _user_agent(),
+            **{name.lower(): value for name, value in config.headers.items()},
+            "content-type": "application/json",
+            "accept-encoding": "gzip",
         }
 
     async def post(self, content: bytes, headers: Mapping[str, str]) -> Reply:
@@ -134,8 +130,16 @@ class _Once:
 
 def _connections(config: ExportConfig) -> httpx.AsyncHTTPTransport:
     proxy = _proxy(config.endpoint)
-    limits = httpx.Limits(max_connections=config.max_requests, max_keepalive_connections=config.max_requests)
-    return httpx.AsyncHTTPTransport(verify=_tls(config, proxy), trust_env=True, limits=limits, proxy=proxy)
+    return httpx.AsyncHTTPTransport(verify=_tls(config, proxy), trust_env=True, limits=limits(config), proxy=proxy)
+
+
+def limits(config: ExportConfig) -> httpx.Limits:
+    """How many connections there may be, and how long an idle one stays: longer than a quiet program waits."""
+    return httpx.Limits(
+        max_connections=config.max_requests,
+        max_keepalive_connections=config.max_requests,
+        keepalive_expiry=config.schedule_delay + _KEEPALIVE,
+    )
 
 
 def _tls(config: ExportConfig, proxy: str | None) -> ssl.SSLContext | bool:
@@ -182,20 +186,10 @@ def _user_agent() -> str:
 
 
 async def _read(response: httpx.Response) -> Reply:
-    body, problem = await _body(response)
-    return Reply(
-        response.status_code,
-        response.headers.get("retry-after"),
-        body if body is None or len(body) <= MAX_RESPONSE_BYTES else None,
-        problem,
-        is_too_large=body is not None and len(body) > MAX_RESPONSE_BYTES,
-    )
-
-
-async def _body(response: httpx.Response) -> tuple[bytes | None, str]:
-    """The decompressed body, cut soon after it is over the cap, or None and why it cannot be had."""
+    """The whole response, its body cut soon after it is over the cap."""
+    status, retry_after = response.status_code, response.headers.get("retry-after")
     if response.is_stream_consumed:  # transports for tests hand out responses that are read and decoded already
-        return response.content, ""
+        return Reply(status, retry_after, response.content)
     raw = bytearray()
     # Leaving the loop early would leave httpx's nested generators to the garbage collector, at which trio warns;
     # a cancellation ends them from the inside.
@@ -205,14 +199,4 @@ async def _body(response: httpx.Response) -> tuple[bytes | None, str]:
                 raw += chunk
             else:
                 scope.cancel()
-    if len(raw) > MAX_RESPONSE_BYTES:
-        return bytes(raw), ""
-    encoding = response.headers.get("content-encoding", "identity").strip().lower()
-    if encoding in {"", "identity"}:
-        return bytes(raw), ""
-    if encoding not in {"gzip", "x-gzip", "deflate"}:
-        return None, "the response has an encoding that was not asked for"
-    try:
-        return zlib.decompressobj(_INFLATE_ANY).decompress(raw, MAX_RESPONSE_BYTES + 1), ""
-    except zlib.error:
-        return None, "the response is not what its encoding says"
+    return Reply(status, retry_after, bytes(raw), response.headers.get("content-encoding", ""))

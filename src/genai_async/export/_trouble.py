@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Sequence
 
 from .._log import warn
 
@@ -10,16 +11,30 @@ __all__ = ["Troubles", "printable"]
 
 _INTERVAL = 60.0
 _MAX_DETAIL = 200
+_MAX_READ = 20 * _MAX_DETAIL
 
 
 def printable(text: str, secrets: Iterable[str] = ()) -> str:
     """Text from outside, fit for a log: short, on one line, without control characters or what must stay secret."""
-    text = text[: _MAX_DETAIL * 20]
-    for secret in secrets:
-        if secret:
-            text = text.replace(secret, "***")
+    text = _masked(text, sorted(filter(None, secrets), key=len, reverse=True))
     text = "".join(char if char.isprintable() else " " for char in text)
     return text if len(text) <= _MAX_DETAIL else text[:_MAX_DETAIL] + "..."
+
+
+def _masked(text: str, secrets: Sequence[str]) -> str:
+    """The beginning of a text without secrets, the longest first, as one may hold another.
+
+    Only so much is looked at that a secret which begins there ends there: the cut falls on no secret.
+    """
+    if not secrets:
+        return text[:_MAX_READ]
+    pieces: list[str] = []
+    position = 0
+    pattern = re.compile("|".join(map(re.escape, secrets)))
+    for match in pattern.finditer(text, 0, _MAX_READ + len(secrets[0])):
+        pieces += (text[position : min(match.start(), _MAX_READ)], "***")
+        position = match.end()
+    return "".join((*pieces, text[position:_MAX_READ]))
 
 
 class Troubles:

@@ -44,6 +44,8 @@ _T = TypeVar("_T")
 # About what takes a millisecond here: joining runs at some GB/s, compressing at some 50 MB/s.
 _INLINE_JOIN_BYTES = 2 * 2**20
 _INLINE_GZIP_BYTES = 32 * 2**10
+# A thousand times as many may come out of an answer's compression.
+_INLINE_REPLY_BYTES = 1024
 _IMPATIENT_DELAY = 1.0
 _CLOSE_TIMEOUT = 0.1
 
@@ -240,10 +242,12 @@ class Worker:
             return Verdict(Action.RETRY if fault.is_retryable else Action.DROP, "unsendable", detail=fault.kind)
         except TimeoutError:
             return Verdict(Action.RETRY, detail="timeout")
+        if len(reply.raw) > _INLINE_REPLY_BYTES:
+            return await session.off_loop(verdict, reply, len(batch.spans), time.time())
         return verdict(reply, len(batch.spans), time.time())
 
     def _apply(self, batch: Batch, decided: Verdict, parts: list[Batch]) -> None:
-        detail = printable(decided.detail, self._config.secrets)
+        detail = printable(decided.detail, self._config.secrets) if decided.detail else ""
         where = self._config.origin
         count = len(batch.spans)
         if decided.action is Action.RETRY:
@@ -380,7 +384,10 @@ async def _pass_own(exc: BaseException) -> None:
 def _connect(config: ExportConfig) -> Transport:
     # httpx takes 0.1 s and more to import, TLS as long to set up: here it happens in a thread. OpenSSL has locks of its
     # own, which stay locked in a child that is forked meanwhile, so forks wait for both.
-    with importing:
-        from ._transport import Transport
+    try:
+        with importing:
+            from ._transport import Transport
 
-        return Transport(config.with_credentials())
+            return Transport(config.with_credentials())
+    except Exception as exc:  # a proxy that cannot be used, a store that cannot be read: it may be mended while we wait
+        raise SendError(f"cannot set up the connection: {type(exc).__name__}", is_retryable=True) from exc
