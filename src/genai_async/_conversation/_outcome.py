@@ -14,6 +14,7 @@ TIMEOUT: Final = "timeout"
 ABANDONED: Final = "abandoned"
 # A type is an identifier; anything else is what somebody would read, and would be a new type each time.
 _WORD: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_MAX_NESTED: Final = 50
 _MAX_DEPTH: Final = 10_000  # of groups in groups; one may say that it holds itself
 _LONGEST_TYPE: Final = 256
 OTHER: Final = "_OTHER"  # the conventions' word where there is none
@@ -74,7 +75,7 @@ def _alone(error: BaseException) -> BaseException:
 
 def _is_cancelled(error: BaseException, depth: int = 0) -> bool:
     """Whether it is a cancellation, or a group of nothing else, as a nursery of trio's raises it."""
-    members = _members(error) if depth < _MAX_DEPTH else ()
+    members = _members(error) if depth < _MAX_NESTED else ()
     return all(_is_cancelled(member, depth + 1) for member in members) if members else is_cancellation(error)
 
 
