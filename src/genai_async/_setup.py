@@ -287,10 +287,10 @@ class Tracing:
             _globals.enter(self)
 
     def _uninstall(self) -> None:
+        atexit.unregister(self.shutdown)
         if self._runtime is not None:
             uninstall(self._runtime)
             _globals.leave(self)
-            atexit.unregister(self.shutdown)
             if not self._owns_provider:
                 _seat_in(self._provider).remove(self._export_processor)
 

@@ -163,6 +163,37 @@ async def test_a_session_that_is_entered_twice() -> None:
             await session.start_soon(anyio.lowlevel.checkpoint)
 
 
+async def test_tasks_of_tasks_stay_in_their_block() -> None:
+    """What a task of one request starts in a session belongs to that request, whoever entered the session since."""
+    session, done, entered = ga.Session(), [], anyio.Event()
+
+    async def grandchild() -> None:
+        await anyio.sleep(0.05)
+        done.append("grandchild")
+
+    async def child() -> None:
+        await entered.wait()
+        session.start_soon(grandchild)
+
+    async def one() -> None:
+        async with session:
+            session.start_soon(child)
+        done.append("one")
+
+    async def other() -> None:
+        with pytest.raises(ConnectionError):
+            async with session:
+                entered.set()
+                await anyio.sleep(0.02)
+                raise ConnectionError
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(one)
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(other)
+    assert done == ["grandchild", "one"]
+
+
 async def test_tasks_that_never_begin(anyio_backend_name: str) -> None:
     """Whoever awaits a task that was cancelled before its first step is told, and what has ended takes no more."""
     if anyio_backend_name == "trio":

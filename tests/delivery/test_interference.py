@@ -40,6 +40,91 @@ asyncio.run(main())
     assert len(collector.accepted) == 3
 
 
+@pytest.mark.parametrize("go", ["import asyncio; go = asyncio.run", "import trio; go = trio.run"])
+def test_a_block_that_is_never_left(go: str, collector: Collector) -> None:
+    """A program ends though an exception holds a generator, and that a turn which has had a task."""
+    program = f"""
+{go}
+async def answer():
+    async with ga.Session().start_turn() as turn:
+        turn.start_soon(anyio.sleep, 0)
+        yield 1
+        yield 2
+async def main():
+    async for piece in answer():
+        await anyio.sleep(0.01)
+        raise ValueError("the program's own")
+try:
+    go(main() if "asyncio" in sys.modules and go.__module__.startswith("asyncio") else main)
+except ValueError as exc:
+    print(exc)
+"""
+    assert run(program, collector.endpoint).stdout == "the program's own\n"
+
+
+def test_a_block_whose_tasks_are_cancelled_by_others(collector: Collector) -> None:
+    """Cancelling all other tasks ends a turn's tasks, and not the block that did it."""
+    program = """
+import asyncio
+async def main():
+    async with ga.Session() as session, session.start_turn() as turn:
+        turn.start_soon(asyncio.sleep, 9)
+        await asyncio.sleep(0.01)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.sleep(0.02)
+        print("went on")
+asyncio.run(main())
+"""
+    assert run(program, collector.endpoint).stdout == "went on\n"
+
+
+def test_a_write_that_is_cancelled(collector: Collector, tmp_path: Path) -> None:
+    """Spans whose writing to disk was cancelled are sent from memory, once: the file goes when the write has ended."""
+    program = """
+import asyncio, pathlib
+rename, writes = pathlib.Path.rename, threading.Event()
+def slow(self, target):
+    writes.set()
+    time.sleep(0.3)
+    return rename(self, target)
+async def main():
+    async with ga.tracing(endpoint=url, spool=sys.argv[2], schedule_delay=0.01, shutdown_timeout=5) as t:
+        await asyncio.sleep(0.2)
+        pathlib.Path.rename = slow
+        turns(3)
+        while not writes.is_set():
+            await asyncio.sleep(0.01)
+        pathlib.Path.rename = rename
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.sleep(0.5)
+        await t.flush(5)
+    print([path.name for path in pathlib.Path(sys.argv[2]).iterdir() if path.suffix != ".lock"])
+asyncio.run(main())
+"""
+    assert run(program, collector.endpoint, str(tmp_path)).stdout == "[]\n"
+    assert sorted(collector.accepted.values()) == [1] * 3
+
+
+def test_a_set_up_that_is_switched_off(collector: Collector) -> None:
+    """Blocks that `OTEL_SDK_DISABLED` makes do nothing are not kept for the interpreter's exit."""
+    program = """
+import gc, weakref
+os.environ["OTEL_SDK_DISABLED"] = "true"
+found = []
+async def main():
+    for _ in range(5):
+        async with ga.tracing() as t:
+            found.append(weakref.ref(t))
+        del t
+anyio.run(main)
+gc.collect()
+print([ref() for ref in found if ref() is not None])
+"""
+    assert run(program, collector.endpoint).stdout == "[]\n"
+
+
 def test_a_request_is_cancelled(collector: Collector) -> None:
     """A transport that lets a cancellation out costs a retry and not the exporter."""
     program = """

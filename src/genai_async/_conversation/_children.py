@@ -9,7 +9,9 @@ the turn. What anyio gives for errors and cancellation comes from the real group
 from __future__ import annotations
 
 import contextvars
+import weakref
 from collections.abc import Awaitable, Callable, Generator
+from contextlib import suppress
 from inspect import CO_ASYNC_GENERATOR
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, TypeVarTuple, Unpack, cast
@@ -20,7 +22,7 @@ from opentelemetry.context import Context, attach, get_current
 from opentelemetry.trace import INVALID_SPAN, Span
 
 from .._loop import Host, Loop, block_of, is_cancellation, spawn
-from ._scope import NOWHERE, Scope, bare, context_with, current_context, own_of
+from ._scope import NOWHERE, Scope, bare, context_with, current_context, own_of, scope_of
 
 Propagation: TypeAlias = Literal["inherit", "link", "detach"]
 
@@ -87,6 +89,8 @@ class Children:
         self._body_error: BaseException | None = None
         self._failure: BaseException | None = None
         self._is_left = False
+        # Whether a task has failed while the block was going on.
+        self._is_early = False
         self._supervisor = spawn(self._supervise, self._end, f"tasks of {name}")
 
     def start_soon(self, child: ChildTask[Any], start: Callable[[TaskGroup], object]) -> None:
@@ -130,6 +134,10 @@ class Children:
                 await self._hold()
         except BaseException as exc:  # raised again in the host, by `join`
             self._failure = exc
+            if self._is_early:
+                # Outside of the group and not shielded: what ends the loop ends this.
+                with suppress(BaseException):
+                    await self._closing.wait()
 
     def _end(self) -> None:
         self._ready.set()
@@ -146,19 +154,19 @@ class Children:
             await self._wait_for_body()
 
     async def _wait_for_body(self) -> None:
-        """Stay in the group until the block is left; where a task fails before, the block is interrupted."""
+        """Stay in the group until the block is left; where a task fails before, the block is interrupted.
+
+        Who cancels the supervisor alone, as a loop does at its end, has not made a task fail.
+        """
         try:
             await self._closing.wait()
         except BaseException:
-            if self._is_left or self.cancel_scope.cancel_called:
-                raise
-            if self._host is not None:
-                self._host.interrupt()
-            # What the block fails with meanwhile belongs into the group, beside the task's error.
-            with anyio.CancelScope(shield=True):
-                await self._closing.wait()
-            if self._body_error is None:
-                raise
+            has_failed = cast(TaskGroup, self._group).cancel_scope.cancel_called
+            if has_failed and not self._is_left and not self.cancel_scope.cancel_called:
+                self._is_early = True
+                if self._host is not None:
+                    self._host.interrupt()
+            raise
         if self._body_error is not None:
             raise self._body_error
 
@@ -182,6 +190,10 @@ class Children:
             await self._wait_for_children(shield=is_given_up)
         finally:
             failure = self._failure
+            if self._is_early and self._body_error is not None and isinstance(failure, BaseExceptionGroup):
+                # The group has ended by then; what the body failed with belongs into it all the same.
+                group = cast("BaseExceptionGroup[BaseException]", failure)
+                failure = group.derive([*group.exceptions, self._body_error])
             self._forget()
             try:
                 if failure is not None and not is_cancellation(failure):
@@ -324,7 +336,11 @@ class TaskOwner:
     def context_for_task(self, propagate: Propagation) -> Context:
         """The OTel Context that a task starts with."""
         session, handle, span = self._ambient_parts()
-        return propagated(current_context(), session, handle, span, propagate)
+        context = propagated(current_context(), session, handle, span, propagate)
+        block, scope = self._block(), scope_of(context)
+        if block is not None and scope is not None:
+            scope.block = weakref.ref(block)
+        return context
 
     def _block(self) -> Scope | None:
         scopes: list[Scope] = self._scopes or []

@@ -17,6 +17,7 @@ They are told apart by the task that entered the scope.
 from __future__ import annotations
 
 import sys
+import weakref
 from contextvars import ContextVar
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -49,7 +50,19 @@ class Owner(Protocol):
 class Scope:
     """One entry into a session, a span, or a part of a program that is linked to or detached from them."""
 
-    __slots__ = ("children", "entered_by", "handle", "host", "left", "link", "outer", "owner", "session")
+    __slots__ = (
+        "__weakref__",
+        "block",
+        "children",
+        "entered_by",
+        "handle",
+        "host",
+        "left",
+        "link",
+        "outer",
+        "owner",
+        "session",
+    )
 
     def __init__(self, session: Any, handle: Any, outer: Context, link: Span | None = None) -> None:
         self.session = session
@@ -63,6 +76,8 @@ class Scope:
         # An `async with` block may have tasks: who runs it, and those that were started in it.
         self.host: Any = None
         self.children: Any = None
+        # In a task that was started in such a block: which one, held weakly, as what it starts may outlive it.
+        self.block: weakref.ref[Scope] | None = None
 
     def enter(self) -> None:
         """Note who enters: whoever finds the scope in its context later can tell whether it leaked or was inherited."""
@@ -255,7 +270,8 @@ def own_of(scopes: list[Scope]) -> Scope:
     """Of the entries into one session or span the one that the running task is in; the newest, if it is in none."""
     standing = scope_of(get_current()) if len(scopes) > 1 else scopes[0]
     while standing is not None and standing not in scopes:
-        standing = scope_of(standing.outer)
+        block = None if standing.block is None else standing.block()
+        standing = block if block in scopes else scope_of(standing.outer)
     return scopes[-1] if standing is None else standing
 
 

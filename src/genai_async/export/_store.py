@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from ._buffer import Batch, Buffer
 from ._config import ExportConfig
-from ._spool import Load, Spool
+from ._spool import Load, Segment, Spool
 from ._trouble import Troubles
 
 __all__ = ["OffLoop", "Store"]
@@ -97,12 +97,13 @@ class Store:
 
     async def stow(self, batch: Batch, off_loop: OffLoop) -> None:
         """Write a batch; if the disk fails it goes back to the queue and is sent from memory."""
+        waiting = [batch]
         try:
             await self.open(off_loop)
             if self._spool.size_bytes + batch.size_bytes > self._config.max_spool_bytes:
                 self._buffer.settle(batch, {"spool_full": len(batch.spans)})
             elif self._spool.is_open:
-                self._spool.add(await off_loop(self._spool.write, batch.spans, len(batch.spans)))
+                self._spool.add(await off_loop(self._write, waiting))
                 self._buffer.stow(batch)
             else:
                 self._buffer.put_back(batch)
@@ -110,7 +111,16 @@ class Store:
             self._buffer.put_back(batch)
             self._break(exc)
         finally:
+            waiting.clear()
             self.is_busy = False
+
+    def _write(self, waiting: list[Batch]) -> Segment:
+        """Write the batch; where nobody waits for that any more, its spans go another way, and the file away."""
+        (batch,) = waiting
+        segment = self._spool.write(batch.spans, len(batch.spans))
+        if not waiting:
+            self._spool.unlink(Load([segment], segment.count))
+        return segment
 
     def next_load(self) -> Load | None:
         """The spans on disk to send next."""
