@@ -539,7 +539,7 @@ def _exporters_to_stdout() -> Iterator[SpanExporter]:
 
         yield ConsoleSpanExporter()
     if "otlp/stdout" in names:
-        from .export._lines import LineExporter
+        from .export._stdout import LineExporter
 
         yield LineExporter()
 
