@@ -55,6 +55,8 @@ _ON_SPANS: Final = frozenset({"SPAN_ONLY", "SPAN_AND_EVENT"})
 _NOT_ON_SPANS: Final = frozenset({"NO_CONTENT", "EVENT_ONLY"})
 # Seconds past a deadline for a thread that has been told to end, which takes it milliseconds unless it is stuck.
 _FAREWELL: Final = 0.05
+# Rounds of the loop, in which a cancelled task comes out of as many blocks that await something.
+_LAST_STEPS: Final = 50
 # Any of these says that our own exporter is wanted, also beside a provider that has exporters of its own.
 _EXPORT_WISHES: Final = ("endpoint", "transport", "spool")
 
@@ -264,6 +266,9 @@ class Tracing:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
+            # Servers cancel their requests and end the lifespan in the same moment: those end their spans first.
+            for _ in range(_LAST_STEPS):
+                await anyio.lowlevel.cancel_shielded_checkpoint()
             await self.aclose()
         finally:
             # The group is told of no error: nothing in it has failed, and it would wrap the caller's in a group.

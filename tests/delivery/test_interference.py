@@ -125,6 +125,33 @@ print([ref() for ref in found if ref() is not None])
     assert run(program, collector.endpoint).stdout == "[]\n"
 
 
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_tasks_cancelled_in_the_moment_of_the_end(backend: str, collector: Collector) -> None:
+    """Spans of tasks that are cancelled just when the block is left, as a server's requests are, arrive."""
+    program = f"""
+async def request(depth):
+    if depth:
+        async with ga.start_tool(str(depth)):
+            try:
+                await request(depth - 1)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await anyio.lowlevel.checkpoint()
+    else:
+        await anyio.sleep_forever()
+async def main():
+    async with anyio.create_task_group() as requests:
+        async with ga.tracing(endpoint=url):
+            with ga.Session():
+                requests.start_soon(request, 5)
+                await anyio.wait_all_tasks_blocked()
+            requests.cancel_scope.cancel()
+anyio.run(main, backend={backend!r})
+"""
+    run(program, collector.endpoint)
+    assert len(collector.accepted) == 5
+
+
 def test_a_request_is_cancelled(collector: Collector) -> None:
     """A transport that lets a cancellation out costs a retry and not the exporter."""
     program = """
