@@ -256,6 +256,25 @@ async def test_work_after_a_server_error(spans: Spans) -> None:
     assert (later.parent_span_id, [link.span_id for link in later.links]) == (None, [turn.span_id])
 
 
+@pytest.mark.parametrize(("raised", "error_type"), [(503, "503"), (404, "LookupError")])
+async def test_exceptions_that_frameworks_answer(raised: int, error_type: str, spans: Spans) -> None:
+    """An exception that only carries the response's status says less than the status; any other is the outcome."""
+
+    class Answered(Exception):
+        status_code = raised
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            raise Answered if error_type == "503" else LookupError
+        except (Answered, LookupError):
+            await send({**START, "status": 503})
+            await send(END)
+
+    await run(app)
+    (turn,) = spans.all
+    assert turn.attributes["error.type"] == error_type
+
+
 async def test_send_to_a_client_that_has_gone(spans: Spans) -> None:
     """A server that raises where the client has gone leaves the turn abandoned, and its error passes."""
 

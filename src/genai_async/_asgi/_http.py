@@ -57,7 +57,8 @@ class Request(Connection):
             raise
         if is_last and not self.exchange.turn_has_tasks:
             # Whoever answers for an error does it while handling that.
-            self.finish(sys.exception() if self._status >= 500 else None)
+            error = sys.exception() if self._status >= 500 else None
+            self.finish(None if _is_status(error, self._status) else error)
 
     def _is_last(self, kind: str, message: Message) -> bool:
         if kind == "http.response.trailers":
@@ -73,3 +74,11 @@ class Request(Connection):
             self.end_turn(str(self._status))
         else:
             self.end_turn(None if self._is_complete else _INCOMPLETE)
+
+
+def _is_status(error: BaseException | None, status: int) -> bool:
+    """Whether an exception does no more than carry the status, as frameworks' own do: that says more than its type."""
+    try:
+        return getattr(error, "status_code", None) == status
+    except Exception:
+        return False
