@@ -611,9 +611,12 @@ def image(url: str) -> dict[str, Any]:
         {"type": "document", "source": {"type": "base64", "data": CODED, "media_type": "application/json"}},
         image(f"data:text/plain;base64,{CODED}"),
         image("data:,password%3A%20hunter2hunter2"),
+        image(f"DATA:text/plain;base64,{CODED}"),
+        image(f"data:text/plain;BASE64,{CODED}"),
+        {"type": "input_file", "file_data": f"Data:text/plain;base64,{CODED}"},
         ga.BlobPart.of(PASSWORD.encode(), modality="document", mime_type="image/svg+xml"),
     ],
-    ids=["declared", "not declared", "json", "data url", "escaped data url", "part"],
+    ids=["declared", "not declared", "json", "data url", "escaped data url", "capitals", "BASE64", "file", "part"],
 )
 def test_media_that_are_text_are_redacted(part: Any) -> None:
     """A redactor sees what textual media say, not their base64, in which it would find nothing."""
