@@ -626,6 +626,37 @@ def test_media_that_are_text_are_redacted(part: Any) -> None:
     assert base64.b64decode(found["content"]) == b"password: [secret]"
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        base64.encodebytes(b"x" * 300 + PASSWORD.encode()).decode(),
+        base64.urlsafe_b64encode(b"???>>>" + PASSWORD.encode()).decode(),
+        base64.b64encode(PASSWORD.encode() + b"x").decode().rstrip("="),
+        CODED.rstrip("=") + "=" * (-len(CODED.rstrip("=")) % 4) + CODED,
+        "A" + CODED[1:] + "A",
+        "pässword: hunter2hunter2",
+    ],
+    ids=["lines", "url-safe", "not padded", "one after the other", "one too many", "no base64"],
+)
+def test_no_spelling_of_base64_gets_past_a_redactor(content: str) -> None:
+    """Whatever a reader may decode is decoded for the redactor, and what cannot be is not kept."""
+    with traced(redact=lambda text: text.replace("hunter2", "-")) as spans:
+        part = ga.BlobPart("document", content, "text/plain")
+        ga.start_llm("m", provider_name="p", input_messages=[ga.Message("user", [part])]).end()
+    found = spans.json("gen_ai.input.messages")[0]["parts"][0]["content"]
+    assert b"hunter2" not in b"".join(base64.b64decode(piece + "==") for piece in found.split("="))
+    assert found != content
+
+
+@pytest.mark.parametrize("content", ["aGVsbG8", "aGVs\nbG8=\n", "Pz8_Pz4-", "aGVsbG8=", ""])
+def test_media_in_which_nothing_is_redacted_stay_as_they_are(content: str) -> None:
+    """Padding, line ends and the alphabet are the caller's."""
+    with traced(redact=lambda text: text) as spans:
+        part = ga.BlobPart("document", content, "text/plain")
+        ga.start_llm("m", provider_name="p", input_messages=[ga.Message("user", [part])]).end()
+    assert spans.json("gen_ai.input.messages")[0]["parts"][0]["content"] == content
+
+
 def test_other_media_stay_as_they_are() -> None:
     """What is no text is not made text of, and long text is redacted before it is cut, and marked."""
     picture = b"\x89PNG\xff" * 7
