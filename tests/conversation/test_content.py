@@ -657,6 +657,24 @@ def test_media_in_which_nothing_is_redacted_stay_as_they_are(content: str) -> No
     assert spans.json("gen_ai.input.messages")[0]["parts"][0]["content"] == content
 
 
+def test_of_large_media_only_what_may_be_kept_is_read() -> None:
+    """A redactor is shown no more of a document than an attribute can hold, wherever its lines end."""
+    seen: list[int] = []
+
+    def redact(text: str) -> str:
+        seen.append(len(text))
+        return text.replace("hunter2", "-")
+
+    content = base64.encodebytes((PASSWORD + " ").encode() * 400_000).decode()
+    part = ga.BlobPart("document", content, "text/plain")
+    with traced(redact=redact) as spans:
+        ga.start_llm("m", provider_name="p", input_messages=[ga.Message("user", [part])]).end()
+    text, _, rest = spans.json("gen_ai.input.messages")[0]["parts"][0]["content"].partition("…")
+    assert max(seen) < MAX_CONTENT_BYTES
+    assert (len(text) > MAX_CONTENT_BYTES // 3, rest) == (True, f"[{len(content)} bytes, truncated]")
+    assert b"hunter2" not in base64.b64decode(text[: len(text) // 4 * 4])
+
+
 def test_other_media_stay_as_they_are() -> None:
     """What is no text is not made text of, and long text is redacted before it is cut, and marked."""
     picture = b"\x89PNG\xff" * 7

@@ -31,6 +31,7 @@ MAX_CONTENT_BYTES: Final = 2 * 1024 * 1024
 MAX_VALUES: Final = 4_000
 # What a redactor is shown beyond the part of a text that is kept, so that no secret is cut before it is found.
 OVERLAP: Final = 16 * 1024
+_CODED_OVERLAP: Final = OVERLAP * 6  # as much in base64, where a character has up to four bytes
 FAILED: Final = "[content dropped: the redactor failed]"
 TEXT_BYTES: Final = 40
 """What a text takes at most when it is cut to its marker."""
@@ -324,7 +325,10 @@ class Copier:
         if self._on_text is None or not isinstance(media, str):
             return None
         encoded, mark, rest = media.partition("…")
-        note = mark + rest  # it was cut before it came here
+        note = mark + rest  # it was cut before it came here, or is too long to be read as a whole
+        longest = self._text_length + _CODED_OVERLAP
+        if len(encoded) > longest:
+            encoded, note = encoded[:longest], note or length_note(media)
         text = _text_in(encoded, mime_type, is_whole=not note)
         if text is None:
             return None
