@@ -611,9 +611,12 @@ def image(url: str) -> dict[str, Any]:
         {"type": "document", "source": {"type": "base64", "data": CODED, "media_type": "application/json"}},
         image(f"data:text/plain;base64,{CODED}"),
         image("data:,password%3A%20hunter2hunter2"),
+        image(f"DATA:text/plain;base64,{CODED}"),
+        image(f"data:text/plain;BASE64,{CODED}"),
+        {"type": "input_file", "file_data": f"Data:text/plain;base64,{CODED}"},
         ga.BlobPart.of(PASSWORD.encode(), modality="document", mime_type="image/svg+xml"),
     ],
-    ids=["declared", "not declared", "json", "data url", "escaped data url", "part"],
+    ids=["declared", "not declared", "json", "data url", "escaped data url", "capitals", "BASE64", "file", "part"],
 )
 def test_media_that_are_text_are_redacted(part: Any) -> None:
     """A redactor sees what textual media say, not their base64, in which it would find nothing."""
@@ -621,6 +624,55 @@ def test_media_that_are_text_are_redacted(part: Any) -> None:
         ga.start_llm("m", provider_name="p", input_messages=[ga.Message("user", [part])]).end()
     (found,) = spans.json("gen_ai.input.messages")[0]["parts"]
     assert base64.b64decode(found["content"]) == b"password: [secret]"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        base64.encodebytes(b"x" * 300 + PASSWORD.encode()).decode(),
+        base64.urlsafe_b64encode(b"???>>>" + PASSWORD.encode()).decode(),
+        base64.b64encode(PASSWORD.encode() + b"x").decode().rstrip("="),
+        CODED.rstrip("=") + "=" * (-len(CODED.rstrip("=")) % 4) + CODED,
+        "A" + CODED[1:] + "A",
+        "pässword: hunter2hunter2",
+    ],
+    ids=["lines", "url-safe", "not padded", "one after the other", "one too many", "no base64"],
+)
+def test_no_spelling_of_base64_gets_past_a_redactor(content: str) -> None:
+    """Whatever a reader may decode is decoded for the redactor, and what cannot be is not kept."""
+    with traced(redact=lambda text: text.replace("hunter2", "-")) as spans:
+        part = ga.BlobPart("document", content, "text/plain")
+        ga.start_llm("m", provider_name="p", input_messages=[ga.Message("user", [part])]).end()
+    found = spans.json("gen_ai.input.messages")[0]["parts"][0]["content"]
+    assert b"hunter2" not in b"".join(base64.b64decode(piece + "==") for piece in found.split("="))
+    assert found != content
+
+
+@pytest.mark.parametrize("content", ["aGVsbG8", "aGVs\nbG8=\n", "Pz8_Pz4-", "aGVsbG8=", ""])
+def test_media_in_which_nothing_is_redacted_stay_as_they_are(content: str) -> None:
+    """Padding, line ends and the alphabet are the caller's."""
+    with traced(redact=lambda text: text) as spans:
+        part = ga.BlobPart("document", content, "text/plain")
+        ga.start_llm("m", provider_name="p", input_messages=[ga.Message("user", [part])]).end()
+    assert spans.json("gen_ai.input.messages")[0]["parts"][0]["content"] == content
+
+
+def test_of_large_media_only_what_may_be_kept_is_read() -> None:
+    """A redactor is shown no more of a document than an attribute can hold, wherever its lines end."""
+    seen: list[int] = []
+
+    def redact(text: str) -> str:
+        seen.append(len(text))
+        return text.replace("hunter2", "-")
+
+    content = base64.encodebytes((PASSWORD + " ").encode() * 400_000).decode()
+    part = ga.BlobPart("document", content, "text/plain")
+    with traced(redact=redact) as spans:
+        ga.start_llm("m", provider_name="p", input_messages=[ga.Message("user", [part])]).end()
+    text, _, rest = spans.json("gen_ai.input.messages")[0]["parts"][0]["content"].partition("…")
+    assert max(seen) < MAX_CONTENT_BYTES
+    assert (len(text) > MAX_CONTENT_BYTES // 3, rest) == (True, f"[{len(content)} bytes, truncated]")
+    assert b"hunter2" not in base64.b64decode(text[: len(text) // 4 * 4])
 
 
 def test_other_media_stay_as_they_are() -> None:

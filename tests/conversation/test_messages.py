@@ -704,6 +704,14 @@ def test_the_users_words_come_after_what_was_given(spans: Traced, session: ga.Se
         ),
         (
             {
+                "prompt_tokens": 10,
+                "prompt_tokens_details": Dumped(cached_tokens=4),
+                "completion_tokens_details": object(),
+            },
+            {"input_tokens": 10, "cache_read.input_tokens": 4},
+        ),
+        (
+            {
                 "input_tokens": 10,
                 "input_tokens_details": {"cached_tokens": 4},
                 "output_tokens": 20,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import UserDict
 from collections.abc import Callable
 from datetime import datetime, timedelta, tzinfo
 from enum import Enum
+from itertools import count
 from typing import Any
 from uuid import UUID
 
@@ -290,6 +292,21 @@ def test_own_attributes_cannot_break_a_span(spans: Traced, turn: ga.Turn) -> Non
     turn.start_tool("t", attributes={"gen_ai.tool.name": Hostile(), 5: 6, "": 7, "ok": 1}).end()
     assert spans.last().name.startswith("execute_tool")
     assert spans.last().attributes["ok"] == 1
+
+
+class Unending(UserDict[str, int]):
+    """A mapping whose items never end."""
+
+    def items(self) -> Any:
+        return ((f"key {number}", number) for number in count())
+
+
+def test_of_endless_attributes_the_first_are_taken(spans: Traced, turn: ga.Turn) -> None:
+    """A mapping is read only so far, and that there was more is counted."""
+    turn.start_tool("t", attributes=Unending()).set_attributes(Unending()).end()
+    assert spans.last().attributes["key 999"] == 999
+    assert "key 1000" not in spans.last().attributes
+    assert spans.faults == {"an attribute too many": 2}
 
 
 def test_the_callers_lists_may_change_afterwards(spans: Traced, turn: ga.Turn) -> None:

@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import Link, SpanContext, Status, StatusCode, TraceFlags, TraceState
+from tests.pace import paces
 
 from genai_async._tracer import Provider
 
@@ -228,6 +229,14 @@ def test_a_bad_value_costs_itself_only(caplog: pytest.LogCaptureFixture) -> None
     assert dict(span.attributes) == {"b": 1, "e": 2}
     assert span.dropped_attributes == 3
     assert len([record for record in caplog.records if record.name == "genai_async"]) == 1
+
+
+def test_dropping_many_attributes_takes_no_longer_for_each() -> None:
+    """The oldest of any number of attributes go in one step."""
+    many = {f"key {number}": number for number in range(100_000)}
+    assert paces(lambda: tracer().start_span("span", attributes=many)) < 200
+    span: Any = tracer().start_span("span", attributes=many)
+    assert (list(span.attributes), span.dropped_attributes) == (list(many)[-128:], 100_000 - 128)
 
 
 def test_attributes_that_are_no_mapping_are_dropped() -> None:

@@ -408,7 +408,7 @@ def _file(value: _Dict) -> Part:
     if given.get("file_id"):
         return FilePart("document", given["file_id"])
     data = given.get("file_data")
-    if isinstance(data, str) and not data.startswith("data:"):
+    if isinstance(data, str) and not _is_data(data):
         return BlobPart("document", data)
     return media_from_url(cast(str, given.get("file_url") or data), "document")
 
@@ -436,14 +436,18 @@ def blob_of(content: bytes, modality: str, mime_type: str | None) -> Part:
     return BlobPart(modality, f"{blob.content}…[{len(content)} bytes, truncated]", mime_type)
 
 
+def _is_data(url: str) -> bool:
+    return url[:5].lower() == "data:"
+
+
 def media_from_url(url: str, modality: str | None = None, mime_type: str | None = None) -> Part:
     """A media part from an address; a `data:` URL becomes the blob that it carries."""
-    if not url.startswith("data:"):
+    if not _is_data(url):
         return UriPart(modality or "document", url, mime_type)
     head, _, body = url[5:_MAX_MEDIA].partition(",")
     mime_type = head.partition(";")[0] or mime_type
     longest = _MAX_MEDIA
-    if head.endswith(";base64"):
+    if head.lower().endswith(";base64"):
         content = body
     else:
         longest = _MAX_ESCAPED

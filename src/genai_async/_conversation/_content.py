@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias, cast
 import msgspec
 
 from .._errors import ConfigurationError
-from ._copying import MAX_CONTENT_BYTES, Copier, changed, encoded_within, shorten, utf8
+from ._copying import FAILED, MAX_CONTENT_BYTES, Copier, changed, encoded_within, shorten, utf8
 from ._cutting import shrink
 from ._faults import Faults
 
@@ -25,8 +25,6 @@ Redact: TypeAlias = Callable[[str], str | None]
 # (and the content with it) before it stops the event loop for good.
 SLOW_CALL: Final = 0.1
 SLOW_CALLS: Final = 3
-
-_FAILED: Final = "[content dropped: the redactor failed]"
 
 
 class Gate:
@@ -148,13 +146,13 @@ class Gate:
     def _redacted(self, text: str) -> str:
         redact = self.redact
         if redact is None or not self._patience:
-            return _FAILED
+            return FAILED
         started = time.perf_counter()
         try:
             result = redact(utf8(text))
         except Exception as exc:
             self._faults.drop("text that the redactor failed on", type(exc).__name__)
-            return _FAILED
+            return FAILED
         if time.perf_counter() - started > SLOW_CALL:
             self._note_slow()
         if isinstance(result, str):
@@ -164,7 +162,7 @@ class Gate:
         self._faults.drop("text that the redactor failed on", f"it returned {type(result).__name__}")
         if inspect.iscoroutine(result):
             result.close()  # or Python says that nobody awaited it
-        return _FAILED
+        return FAILED
 
     def _note_slow(self) -> None:
         if self._patience:

@@ -31,6 +31,8 @@ MAX_CONTENT_BYTES: Final = 2 * 1024 * 1024
 MAX_VALUES: Final = 4_000
 # What a redactor is shown beyond the part of a text that is kept, so that no secret is cut before it is found.
 OVERLAP: Final = 16 * 1024
+_CODED_OVERLAP: Final = OVERLAP * 6  # as much in base64, where a character has up to four bytes
+FAILED: Final = "[content dropped: the redactor failed]"
 TEXT_BYTES: Final = 40
 """What a text takes at most when it is cut to its marker."""
 _NUMBER_BYTES: Final = 8
@@ -165,6 +167,8 @@ _OWN_TYPES: Final = frozenset(
 _WORD: Final = re.compile(r"[A-Za-z0-9_./:+-]{1,64}")
 _LONGEST_WORD: Final = 256
 _TEXTUAL: Final = re.compile(r"^text/|json|xml", re.IGNORECASE)
+_FROM_URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
+_SPACES: Final = b" \t\n\r\v\f"
 _OWN_STRUCTS: Final = (
     Message,
     TextPart,
@@ -321,18 +325,23 @@ class Copier:
         if self._on_text is None or not isinstance(media, str):
             return None
         encoded, mark, rest = media.partition("…")
-        text = _text_in(encoded, mime_type, is_whole=not mark)
+        note = mark + rest  # it was cut before it came here, or is too long to be read as a whole
+        longest = self._text_length + _CODED_OVERLAP
+        if len(encoded) > longest:
+            encoded, note = encoded[:longest], note or length_note(media)
+        text = _text_in(encoded, mime_type, is_whole=not note)
         if text is None:
             return None
-        if mark:  # it was cut before it came here
+        if note:
             text = Head(text)
-            text.note = mark + rest
+            text.note = note
         found = changed(text, self._on_text, self._text_length)
-        again = base64.b64encode(found.encode()).decode("ascii")
-        if isinstance(found, Head):
-            again = Head(again)
-            again.note = found.note
-        return self._counted(again)
+        again = base64.b64encode(found.encode())
+        if not isinstance(found, Head):
+            return self._counted(media if _is_same(again, encoded) else again.decode())
+        head = Head(again.decode())
+        head.note = found.note
+        return self._counted(head)
 
     def _bytes(self, value: bytes | bytearray) -> str:
         """What bytes say, for a redactor to read: in base64 no secret could be found. Base64, as JSON has it, else."""
@@ -351,10 +360,23 @@ def _text_in(encoded: str, mime_type: object, *, is_whole: bool) -> str | None:
     """The text that base64 says: of what is declared as text whatever can be read, of all else UTF-8 only."""
     is_declared = isinstance(mime_type, str) and _TEXTUAL.search(mime_type) is not None
     try:
-        data = base64.b64decode(encoded[: len(encoded) // 4 * 4])
+        quads = _standard(encoded)
+        length = len(quads)
+        # One character more says nothing, and the decoder does not mind padding that is not needed.
+        quads = quads[: length - (length % 4 == 1)] + b"==" if is_whole else quads[: length // 4 * 4]
+        data = base64.b64decode(quads)
         return codecs.utf_8_decode(data, "replace" if is_declared else "strict", is_whole)[0]
     except ValueError:
-        return None
+        return FAILED if is_declared else None
+
+
+def _standard(encoded: str) -> bytes:
+    """Base64 of any kind in the standard alphabet and on one line."""
+    return encoded.encode("ascii").translate(_FROM_URL_SAFE, _SPACES)
+
+
+def _is_same(standard: bytes, encoded: str) -> bool:
+    return encoded.isascii() and standard.rstrip(b"=") == _standard(encoded).rstrip(b"=")
 
 
 def _decoded(value: bytes | bytearray, errors: str) -> str | None:

@@ -203,11 +203,9 @@ def to_usage(value: Any) -> Usage:
     """
     if isinstance(value, Usage):
         return value
-    dump = getattr(value, "model_dump", None)
-    given = dump() if callable(dump) else value
-    if not isinstance(given, Mapping):
+    found = _mapping_of(value)
+    if found is None:
         raise FieldError(f"expected Usage or a mapping, not {type(value).__name__}")
-    found = cast("Mapping[str, Any]", given)
     # In this order: LiteLLM tells OpenAI's totals, which include what was cached, and Anthropic's counts of the cache.
     if "prompt_tokens" in found or "completion_tokens" in found:
         return _openai_usage(found)
@@ -220,6 +218,12 @@ def to_usage(value: Any) -> Usage:
     return Usage(**{name: found.get(name) for name in Usage.__struct_fields__})
 
 
+def _mapping_of(value: Any) -> Mapping[str, Any] | None:
+    dump = getattr(value, "model_dump", None)
+    found = dump() if callable(dump) else value
+    return cast("Mapping[str, Any]", found) if isinstance(found, Mapping) else None
+
+
 def _anthropic_usage(found: Mapping[str, Any]) -> Usage:
     read, written = found.get("cache_read_input_tokens"), found.get("cache_creation_input_tokens")
     fresh = found.get("input_tokens")
@@ -228,8 +232,8 @@ def _anthropic_usage(found: Mapping[str, Any]) -> Usage:
 
 
 def _openai_usage(found: Mapping[str, Any]) -> Usage:
-    received: Mapping[str, Any] = found.get("prompt_tokens_details") or found.get("input_tokens_details") or {}
-    sent: Mapping[str, Any] = found.get("completion_tokens_details") or found.get("output_tokens_details") or {}
+    received = _mapping_of(found.get("prompt_tokens_details") or found.get("input_tokens_details")) or {}
+    sent = _mapping_of(found.get("completion_tokens_details") or found.get("output_tokens_details")) or {}
     cached = received.get("cached_tokens")
     return Usage(
         found.get("prompt_tokens", found.get("input_tokens")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from time import time_ns
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 # What a span belongs to and is decides how backends group it.
 _IDENTITY: Final = frozenset({sc.CONVERSATION_ID, sc.OPERATION})
+_MAX_OWN: Final = 1_000  # of one mapping: each is looked at on the caller's thread
 _LONGEST_NAME: Final = 64
 _LONGEST_SPAN_NAME: Final = 300
 # No redactor and no limit has anything to say of these.
@@ -188,11 +190,15 @@ class SpanHandle:
     def _own(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         try:
-            given = list(dict(attributes).items())
+            pairs = attributes if hasattr(attributes, "items") else dict(attributes)
+            given = dict(islice(pairs.items(), _MAX_OWN + 1))
         except Exception as exc:
             self._drop("attributes that cannot be read", exc)
             return found
-        for key, value in given:
+        if len(given) > _MAX_OWN:
+            given.popitem()
+            self._drop("an attribute too many", FieldError(f"a mapping has more than {_MAX_OWN}"))
+        for key, value in given.items():
             try:
                 self._add_own(key, value, found)
             except Exception as exc:

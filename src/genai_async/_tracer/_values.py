@@ -7,7 +7,8 @@ whatever is not plain goes through `BoundedAttributes`, which is where the SDK i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from itertools import islice
+from typing import Any, Final, TypeAlias, cast
 
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.util.types import AnyValue
@@ -19,6 +20,7 @@ Attributes: TypeAlias = dict[str, AnyValue]
 FIXED: frozenset[type[Any]] = frozenset({bool, int, float, bytes, type(None)})  # no rule ever changes them
 PLAIN: frozenset[type[Any]] = FIXED | {str}  # nor text, when there is no length limit
 _NOTHING = BoundedAttributes()
+_GONE: Final = cast(AnyValue, object())
 
 
 def clean_value(value: AnyValue, limit: int | None) -> AnyValue:
@@ -72,12 +74,12 @@ def bounded(attributes: Mapping[str, Any] | None, maximum: int | None, limit: in
 def trim(attributes: Attributes, maximum: int) -> int:
     """Drop the oldest attributes beyond `maximum` and say how many; other threads may be at the same dict."""
     dropped = 0
-    while len(attributes) > maximum:
+    while (excess := len(attributes) - maximum) > 0:
         try:
-            del attributes[next(iter(attributes))]
-        except (KeyError, RuntimeError, StopIteration):  # somebody else changed the dict between the two steps
+            oldest = list(islice(attributes, excess))
+        except RuntimeError:  # somebody else changed the dict in between
             continue
-        dropped += 1
+        dropped += sum([attributes.pop(key, _GONE) is not _GONE for key in oldest])
     if dropped:
         once("a span has more attributes than its limit: the oldest are dropped")
     return dropped
