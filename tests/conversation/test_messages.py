@@ -794,6 +794,14 @@ def test_messages_do_not_hold_the_loop(spans: Traced, turn: ga.Turn, name: str) 
     assert took < 200
 
 
+def test_an_address_that_is_the_medium(spans: Traced, turn: ga.Turn) -> None:
+    """A `data:` URL becomes the blob that it carries, also in a part that was made by hand."""
+    part = ga.UriPart("document", "data:text/plain;base64,aGVsbG8=")
+    turn.start_llm("m", provider_name="p", input_messages=[ga.Message("user", (part,))]).end()
+    (found,) = spans.json("gen_ai.input.messages")[0]["parts"]
+    assert found == {"type": "blob", "modality": "document", "content": "aGVsbG8=", "mime_type": "text/plain"}
+
+
 def test_large_media_are_cut_before_they_are_written(spans: Traced, turn: ga.Turn) -> None:
     """Of bytes that no attribute could hold only the beginning is turned into text, with a marker."""
     llm, picture = turn.start_llm("m", provider_name="p"), b"x" * 60_000_000

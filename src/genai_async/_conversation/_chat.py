@@ -310,9 +310,11 @@ def decoded(arguments: object) -> object:
 def _to_part(value: object) -> Part:
     if isinstance(value, str):
         return TextPart(value)
+    if isinstance(value, UriPart):
+        return media_from_url(value.uri, value.modality, value.mime_type) if isinstance(value.uri, str) else value
     if isinstance(
         value,
-        TextPart | ReasoningPart | ToolCallPart | ToolCallResponsePart | BlobPart | UriPart | FilePart | GenericPart,
+        TextPart | ReasoningPart | ToolCallPart | ToolCallResponsePart | BlobPart | FilePart | GenericPart,
     ):
         return value
     found = _as_dict(value)

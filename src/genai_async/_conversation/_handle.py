@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 _IDENTITY: Final = frozenset({sc.CONVERSATION_ID, sc.OPERATION})
 _MAX_OWN: Final = 1_000  # of one mapping: each is looked at on the caller's thread
 _LONGEST_NAME: Final = 64
+_MOST_RECORDED: Final = 64
 _LONGEST_SPAN_NAME: Final = 300
 # No redactor and no limit has anything to say of these.
 _FIXED: Final = frozenset({bool, int, float, type(None)})
@@ -481,8 +482,8 @@ class SpanHandle:
             return False
         handle: SpanHandle | None = self
         while handle is not None:
-            if not hasattr(handle, "_recorded"):
-                handle._recorded = set()
+            if len(getattr(handle, "_recorded", ())) == _MOST_RECORDED or not hasattr(handle, "_recorded"):
+                handle._recorded = set()  # an exception is on its way for a moment only
             handle._recorded.add(mark)
             handle = handle._parent
         return True
