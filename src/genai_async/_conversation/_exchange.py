@@ -25,7 +25,7 @@ class Exchange:
     background task belongs to the conversation, but no longer to the turn.
     """
 
-    __slots__ = ("_held", "_scope", "_span", "latest", "session", "turn")
+    __slots__ = ("_held", "_inside", "_scope", "_span", "_turn_context", "_turn_scope", "latest", "session", "turn")
 
     def __init__(self, session: Session) -> None:
         outer = current_context()
@@ -34,6 +34,10 @@ class Exchange:
         # A server that was started inside a span keeps that as the current one for ever.
         self._span = None if span is None or has_ended(span) else span
         self._held: Scope | None = None
+        # What is current in the application, and in a turn that began right there.
+        self._inside = outer
+        self._turn_context: Context | None = None
+        self._turn_scope: Scope | None = None
         self.session = session
         self.turn: Turn | None = None
         self.latest: Turn | None = None
@@ -60,7 +64,8 @@ class Exchange:
         """Hold the session for the running task and those it starts from now on."""
         self._scope.entered_by = whoever_runs()
         self._held = hold(self._scope)
-        attach(context_with(self._scope.outer, self._scope, self._span))
+        self._inside = context_with(self._scope.outer, self._scope, self._span)
+        attach(self._inside)
         self._scope.host = block_of()
         self.session._scopes.append(self._scope)
 
@@ -68,15 +73,18 @@ class Exchange:
         """Start a turn and make it current: in the running task, and for our own spans in those that are in no turn.
 
         Args:
-            owns_tasks: Whether `Turn.start_soon` may be used: `join` waits for such tasks.
+            owns_tasks: Whether `Turn.start_soon` may be used, in the task that entered: `join` waits for such tasks.
         """
         turn = self.turn = self.latest = self.session.start_turn()
-        scope = Scope(self.session, turn, NOWHERE)
-        scope.host = block_of() if owns_tasks else None
+        scope = self._turn_scope = Scope(self.session, turn, NOWHERE)
+        scope.host = self._scope.host if owns_tasks else None
         turn._scopes = [scope]
         self._scope.handle = turn
         self._scope.link = None
-        attach(context_with(get_current(), scope, turn.span))
+        here = get_current()
+        context = context_with(here, scope, turn.span)
+        self._turn_context = context if here is self._inside else None
+        attach(context)
         return turn
 
     @property
@@ -87,7 +95,7 @@ class Exchange:
     @property
     def turn_has_tasks(self) -> bool:
         """Whether the turn has started tasks, which end before it does."""
-        return self.turn is not None and any(scope.children is not None for scope in self.turn._scopes or ())
+        return self._turn_scope is not None and self._turn_scope.children is not None
 
     @property
     def is_working(self) -> bool:
@@ -99,12 +107,14 @@ class Exchange:
         turn, self.turn = self.turn, None
         if turn is None:
             return
-        for scope in turn._scopes or ():
-            scope.host = None
+        if self._turn_scope is not None:
+            self._turn_scope.host, self._turn_scope = None, None
         self._scope.link = turn.span
         self._scope.handle = None
         here = get_current()
-        if span_of(here) is turn.span:
+        if here is self._turn_context:
+            attach(self._inside)
+        elif span_of(here) is turn.span:
             # Only in the running task; elsewhere other people's spans go on under a turn that has ended.
             attach(context_with(here, self._scope, self._span))
         turn.end(error=error)
@@ -132,9 +142,10 @@ class Exchange:
         if self._scope in self.session._scopes:
             self.session._scopes.remove(self._scope)
         # What stands in somebody's `with` block, in a task that outlives the request, is ended by that block.
-        for handle in reversed(self.session.open_spans.copy()):
-            if not handle.is_held:
-                handle.end()
+        if self.session.open_spans:
+            for handle in reversed(self.session.open_spans.copy()):
+                if not handle.is_held:
+                    handle.end()
 
 
 def note_fault(kind: str, text: str) -> None:
