@@ -68,6 +68,7 @@ def bench(session: nox.Session) -> None:
     if not session.posargs:
         session.run("python", "-m", "benchmarks.parts")
         session.run("python", "-m", "benchmarks.scale")
+        session.run("python", "benchmarks/asgi_throughput.py")
 
 
 @nox.session

@@ -66,11 +66,17 @@ def application(sink: str | None, wait: float) -> Any:
     return app
 
 
-def serve(port: int, sink: str | None, wait: float) -> None:
+def serve(port: int, sink: str | None, wait: float, *, freeze: bool) -> None:
     """Run the application under uvicorn."""
+    import gc
+
     import uvicorn
 
-    uvicorn.run(application(sink, wait), port=port, log_level="warning", access_log=False)
+    app = application(sink, wait)
+    if freeze:
+        gc.collect()
+        gc.freeze()
+    uvicorn.run(app, port=port, log_level="warning", access_log=False)
 
 
 class _Sink(asyncio.Protocol):
@@ -186,13 +192,14 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def measure(rounds: int, requests: int, wait: float) -> dict[str, Any]:
+def measure(rounds: int, requests: int, wait: float, *, freeze: bool) -> dict[str, Any]:
     """Interleaved rounds, and what they say."""
     plain, traced, receiver = free_ports(3)
+    options = ["--wait", str(wait), *(["--freeze"] if freeze else [])]
     with (
         process("--sink", str(receiver)),
-        process("--serve", str(plain), "--wait", str(wait)),
-        process("--serve", str(traced), "--wait", str(wait), "--endpoint", f"http://127.0.0.1:{receiver}"),
+        process("--serve", str(plain), *options),
+        process("--serve", str(traced), *options, "--endpoint", f"http://127.0.0.1:{receiver}"),
     ):
         for port in (plain, traced, receiver):
             wait_for(port)
@@ -202,7 +209,7 @@ def measure(rounds: int, requests: int, wait: float) -> dict[str, Any]:
                 result = asyncio.run(load(port, requests))
                 if number >= 0:
                     results[port].append(result)
-    return {"wait": wait, **summary(results[plain], results[traced])}
+    return {"wait": wait, "freeze": freeze, **summary(results[plain], results[traced])}
 
 
 def summary(plain: list[tuple[float, float]], traced: list[tuple[float, float]]) -> dict[str, Any]:
@@ -246,17 +253,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--requests", type=int, default=6000)
     parser.add_argument("--wait", type=float, default=0.1, help="seconds that the model takes")
+    parser.add_argument("--freeze", action="store_true", help="both servers call gc.freeze() when they are set up")
     parser.add_argument("--json", help="a file for the numbers")
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--sink", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--endpoint", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve:
-        serve(given.serve, given.endpoint, given.wait)
+        serve(given.serve, given.endpoint, given.wait, freeze=given.freeze)
     elif given.sink:
         asyncio.run(sink(given.sink))
     else:
-        found = measure(given.rounds, given.requests, given.wait)
+        found = measure(given.rounds, given.requests, given.wait, freeze=given.freeze)
         print(report(found))
         text = json.dumps(found, indent=2)
         print(text)
