@@ -32,7 +32,7 @@ from . import _env
 from ._conversation._content import Gate, Redact, checked_redactor
 from ._conversation._copying import MAX_CONTENT_BYTES
 from ._conversation._faults import Faults
-from ._conversation._processor import ConversationProcessor
+from ._conversation._processor import ConversationProcessor, RedactingProcessor
 from ._conversation._runtime import Delivery, Runtime, install, uninstall
 from ._conversation._semconv import SCHEMA_URL
 from ._errors import ClosedError, ConfigurationError
@@ -50,6 +50,7 @@ __all__ = ["Tracing", "TracingOptions", "configure", "tracing"]
 
 _logger = logging.getLogger("genai_async")
 
+_SCOPE: Final = "genai_async"
 _CAPTURE: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 _ON_SPANS: Final = frozenset({"SPAN_ONLY", "SPAN_AND_EVENT"})
 _NOT_ON_SPANS: Final = frozenset({"NO_CONTENT", "EVENT_ONLY"})
@@ -74,6 +75,7 @@ class TracingOptions(TypedDict, total=False):
     id_generator: IdGenerator | None
     capture_content: bool | None
     redact: Redact | None
+    redact_others: bool | None
     max_queue_bytes: int | None
     max_batch_bytes: int | None
     max_batch_spans: int | None
@@ -98,7 +100,8 @@ def tracing(**options: Unpack[TracingOptions]) -> Tracing:
         options: `endpoint` is the collector's base URL, `/v1/traces` is appended unless its path ends in it; `headers`
             go with each request; `timeout` (seconds) bounds each; `compression` is "gzip" or "none". `service_name`
             and `resource` say who sends; `sampler` and `id_generator` are OpenTelemetry's. `capture_content` says
-            whether messages, arguments and results are recorded, `redact` is given each such text first.
+            whether messages, arguments and results are recorded, `redact` is given each such text first; with
+            `redact_others` it also reads the spans of other instrumentations before our exporter gets them.
             `max_queue_bytes`, `max_batch_bytes`, `max_batch_spans`, `schedule_delay` and `shutdown_timeout` (seconds)
             bound the export, `spool` is a directory that keeps spans until they are delivered, `on_drop` is told of
             each loss. `tracer_provider` is a provider of your own to join; `transport` replaces the network in tests.
@@ -136,7 +139,7 @@ class Tracing:
         self._exporter = _exporter(given, is_joining=foreign is not None)
         self._owns_provider = foreign is None
         self._provider: trace.TracerProvider = foreign or _own_provider(given)
-        self._export_processor = None if self._exporter is None else ExportProcessor(self._exporter)
+        self._export_processor = None if self._exporter is None else self._to_exporter(given, self._exporter)
         self._result: FlushResult | None = None
         self._group: anyio.abc.TaskGroup | None = None
         self._runtime: Runtime | None = None
@@ -299,6 +302,14 @@ class Tracing:
             if not self._owns_provider:
                 _seat_in(self._provider).remove(self._export_processor)
 
+    def _to_exporter(self, given: Mapping[str, Any], exporter: Exporter) -> SpanProcessor:
+        processor = ExportProcessor(exporter)
+        if not given.get("redact_others"):
+            return processor
+        if self._gate.redact is None:
+            raise ConfigurationError("redact_others: there is no redact")
+        return RedactingProcessor(processor, _SCOPE, self._gate, self._faults)
+
     def _join_provider(self) -> None:
         if not self._owns_provider:
             try:
@@ -360,14 +371,14 @@ class _Seat(SpanProcessor):
 
     def __init__(self) -> None:
         self._conversation = ConversationProcessor()
-        self._exports: tuple[ExportProcessor, ...] = ()
+        self._exports: tuple[SpanProcessor, ...] = ()
 
-    def add(self, processor: ExportProcessor | None) -> None:
+    def add(self, processor: SpanProcessor | None) -> None:
         """Give ended spans to this processor, too."""
         if processor is not None:
             self._exports = (*self._exports, processor)
 
-    def remove(self, processor: ExportProcessor | None) -> None:
+    def remove(self, processor: SpanProcessor | None) -> None:
         """Give it no more."""
         self._exports = tuple([other for other in self._exports if other is not processor])
 
@@ -469,6 +480,7 @@ def _check(given: Mapping[str, Any]) -> None:
         "sampler": Sampler,
         "id_generator": IdGenerator,
         "capture_content": bool,
+        "redact_others": bool,
         "record_cancellation_as_error": bool,
         "tracer_provider": trace.TracerProvider,
     }
@@ -581,6 +593,6 @@ _TELEMETRY: Final = Resource(
 
 def _tracer(provider: trace.TracerProvider) -> trace.Tracer:
     try:
-        return provider.get_tracer("genai_async", VERSION, SCHEMA_URL)
+        return provider.get_tracer(_SCOPE, VERSION, SCHEMA_URL)
     except Exception as exc:
         raise ConfigurationError(f"tracer_provider: cannot make a tracer: {exc}") from exc

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import anyio
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import Link, StatusCode
 
 import genai_async as ga
 from genai_async.export import Drop, ExportConfig
@@ -310,3 +312,46 @@ def test_files_of_the_spool(tmp_path: Path) -> None:
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
     assert all(b"verysecret" not in file.read_bytes() for file in files)
     exporter.shutdown(0)
+
+
+def _hide(text: str) -> str:
+    if "poison" in text:
+        raise ValueError(text)
+    return text.replace("s3cret", "[hidden]")
+
+
+@pytest.mark.parametrize("joins", [False, True])
+async def test_spans_of_others_are_redacted(joins: bool) -> None:
+    """With `redact_others` the redactor reads all that other instrumentations say; where it fails nothing is said."""
+    own = TracerProvider(shutdown_on_exit=False) if joins else None
+    async with (
+        Collector() as collector,
+        ga.tracing(endpoint=collector.endpoint, tracer_provider=own, redact=_hide, redact_others=True) as tracing,
+    ):
+        tracer = tracing.provider.get_tracer("somebody else's")
+        with ga.Session(session_id="s3cret-id") as session, session.start_turn("s3cret", agent_name="bot"):
+            other = tracer.start_span("other")
+            with tracer.start_as_current_span(
+                "GET s3cret",
+                attributes={"url": "?k=s3cret", "list": ["s3cret"], "s3cret": 5, "bad": "poison"},
+                links=[Link(other.get_span_context(), {"why": "s3cret"})],
+            ) as span:
+                span.add_event("s3cret", {"what": "s3cret"})
+                span.set_status(StatusCode.ERROR, "s3cret")
+            other.end()
+        assert (await tracing.flush(10)).delivered == 3
+    found = {span.name: span for span in collector.spans}
+    assert found.keys() == {"invoke_agent bot", "other", "GET [hidden]"}
+    shown = found["GET [hidden]"]
+    text = repr(shown).replace("s3cret-id", "")
+    assert "s3cret" not in text
+    assert "poison" not in text
+    assert shown.attributes["gen_ai.conversation.id"] == "s3cret-id"
+    assert shown.parent_span_id == found["invoke_agent bot"].span_id
+    assert "[hidden]" in repr(found["invoke_agent bot"])
+
+
+def test_redacting_others_needs_a_redactor() -> None:
+    """There is nothing to read them with else."""
+    with pytest.raises(ga.ConfigurationError, match="redact_others"):
+        ga.tracing(redact_others=True)

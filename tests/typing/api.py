@@ -64,6 +64,7 @@ async def set_up() -> None:
         tracer_provider=TracerProvider(),
         transport=httpx.MockTransport(lambda _: httpx.Response(200)),
         record_cancellation_as_error=False,
+        redact_others=False,
     )
     async with options:
         pass

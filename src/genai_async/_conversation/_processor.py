@@ -1,11 +1,17 @@
-"""Puts the conversation on spans of other instrumentations that start inside one."""
+"""What happens to spans of other instrumentations: they get their conversation, and are redacted if that is wanted."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from opentelemetry.context import Context, get_current
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.sdk.trace import Event, ReadableSpan, Span, SpanProcessor
+from opentelemetry.trace import Link, Status
 
 from . import _semconv as sc
+from ._content import FAILED, Gate
+from ._faults import Faults
 from ._scope import scope_around
 
 
@@ -22,3 +28,84 @@ class ConversationProcessor(SpanProcessor):
             attributes = span.attributes
             if attributes is None or sc.CONVERSATION_ID not in attributes:
                 span.set_attribute(sc.CONVERSATION_ID, scope.session.session_id)
+
+
+class RedactingProcessor(SpanProcessor):
+    """Shows the spans of other instrumentations to one processor only after the redactor has read all their texts.
+
+    Args:
+        inner: What sees the spans: our own as they are, as they went through the gate, others as redacted copies.
+        own_scope: The name of the instrumentation scope that is ours.
+        gate: Whose redactor reads the texts.
+        faults: Counts the spans that could not be copied; of those nothing but ids and times is shown.
+    """
+
+    def __init__(self, inner: SpanProcessor, own_scope: str, gate: Gate, faults: Faults) -> None:
+        self._inner = inner
+        self._own_scope = own_scope
+        self._gate = gate
+        self._faults = faults
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Pass the span on."""
+        scope = span.instrumentation_scope
+        self._inner.on_end(span if scope is not None and scope.name == self._own_scope else self._redacted(span))
+
+    def shutdown(self) -> None:
+        """Shut the processor down."""
+        self._inner.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        """Flush the processor."""
+        return self._inner.force_flush(timeout_millis)
+
+    def _redacted(self, span: ReadableSpan) -> ReadableSpan:
+        try:
+            return _Copy(span, self._gate)
+        except Exception as exc:
+            self._faults.drop("what a span of others says", type(exc).__name__)
+            return _Copy(span, None)
+
+
+class _Copy(ReadableSpan):
+    """A span with other texts; without a gate with none at all."""
+
+    def __init__(self, span: ReadableSpan, gate: Gate | None) -> None:
+        self._original = span
+        status = span.status
+        super().__init__(
+            FAILED if gate is None else gate.attribute(span.name),
+            span.get_span_context(),
+            span.parent,
+            span.resource,
+            {} if gate is None else _read(span.attributes, gate),
+            [] if gate is None else [_event(event, gate) for event in span.events],
+            [] if gate is None else [Link(link.context, _read(link.attributes, gate)) for link in span.links],
+            span.kind,
+            status=Status(status.status_code, gate and status.description and gate.attribute(status.description)),
+            start_time=span.start_time,
+            end_time=span.end_time,
+            instrumentation_scope=span.instrumentation_scope,
+        )
+
+    @property
+    def dropped_attributes(self) -> int:
+        return self._original.dropped_attributes
+
+    @property
+    def dropped_events(self) -> int:
+        return self._original.dropped_events
+
+    @property
+    def dropped_links(self) -> int:
+        return self._original.dropped_links
+
+
+def _event(event: Event, gate: Gate) -> Event:
+    return Event(gate.attribute(event.name), _read(event.attributes, gate), event.timestamp)
+
+
+def _read(attributes: Mapping[str, Any] | None, gate: Gate) -> dict[str, Any]:
+    # What decides how backends group and what is no text of anybody's stays.
+    items = (attributes or {}).items()
+    return {gate.attribute(key): value if key == sc.CONVERSATION_ID else gate.attribute(value) for key, value in items}
