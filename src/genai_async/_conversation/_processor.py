@@ -10,7 +10,8 @@ from opentelemetry.sdk.trace import Event, ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import Link, Status
 
 from . import _semconv as sc
-from ._content import FAILED, Gate
+from ._content import Gate
+from ._copying import FAILED
 from ._faults import Faults
 from ._scope import scope_around
 
@@ -72,7 +73,7 @@ class _Copy(ReadableSpan):
 
     def __init__(self, span: ReadableSpan, gate: Gate | None) -> None:
         self._original = span
-        status = span.status
+        code, said = span.status.status_code, span.status.description
         super().__init__(
             FAILED if gate is None else gate.attribute(span.name),
             span.get_span_context(),
@@ -82,7 +83,7 @@ class _Copy(ReadableSpan):
             [] if gate is None else [_event(event, gate) for event in span.events],
             [] if gate is None else [Link(link.context, _read(link.attributes, gate)) for link in span.links],
             span.kind,
-            status=Status(status.status_code, gate and status.description and gate.attribute(status.description)),
+            status=Status(code, gate.attribute(said) if gate is not None and said else None),
             start_time=span.start_time,
             end_time=span.end_time,
             instrumentation_scope=span.instrumentation_scope,
