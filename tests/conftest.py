@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from opentelemetry.context import get_current
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Shells ignore Ctrl-C for what they start in the background, and programs that a test interrupts would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BACKENDS = [
     pytest.param(("asyncio", {"debug": True}), id="asyncio"),
