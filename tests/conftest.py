@@ -10,7 +10,7 @@ import pytest
 from opentelemetry.context import get_current
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # Shells ignore Ctrl-C for what they start in the background, and programs that a test interrupts would inherit that.
+    # As shells have it for what they start in the background: programs that a test interrupts would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BACKENDS = [
