@@ -17,7 +17,7 @@ import pytest
 from google.protobuf import json_format
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
-from genai_async.export import ExportConfig, Exporter
+from genai_async.export import ExportConfig, Exporter, RetryPolicy
 from genai_async.export._body import body
 from genai_async.export._encode import Encoder
 from genai_async.export._line import look, parse
@@ -222,9 +222,12 @@ async def test_segments_that_grow(tmp_path: Path) -> None:
     async def script(seen: Seen) -> Answer | None:
         return await ok(seen) if gate.is_set() else None
 
-    async with collector(script) as server, running(endpoint=server.url, spool=tmp_path) as exporter:
+    patient = RetryPolicy(initial=1, jitter=0)
+    async with collector(script) as server, running(endpoint=server.url, spool=tmp_path, retry=patient) as exporter:
         feed(exporter, 1)
         await exporter.flush(5)
+        # The first request has failed: nobody reads the file before the next one.
+        assert await _until(lambda: exporter.stats().last_error is not None)
         segment = _segments(tmp_path)[0]
         whole = segment.read_bytes()
         segment.write_bytes(whole + whole.replace(b'"spanId":"%016x"' % 1, b'"spanId":"%016x"' % 2))
