@@ -305,7 +305,10 @@ class Host:
             )
         except BaseException as rest:  # not swallowed: the caller raises it, in the group of what failed
             return rest
-        return None if is_all else error
+        else:
+            return None if is_all else error
+        finally:
+            del error  # which may be a group with the rest in it, and that holds this frame
 
     def _is_at(self, depth: object) -> bool:
         return _trio_task() is self._task and _nesting(self._task) is depth
