@@ -53,6 +53,8 @@ class Program:
         self.started: dict[str, Started] = {}
         self.wrong: list[str] = []
         self.kept: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.going_on = 0
+        """The tasks, threads and streams that have begun and not ended."""
         self.asynchronous: tuple[Any, ...] = (
             self.tasks, self.soon, self.thread, self.outlive, self.end_session, self.streams, self.plain_generator,
             self.model_stream, self.cut, self.isolated_call,
@@ -62,6 +64,8 @@ class Program:
         """Run the program to its end."""
         before = get_current()
         await self.block(Place(), self.rng, self.rng.choice((3, 4, 4, 5)))
+        while self.going_on:  # a stream that was dropped waits for the tasks of its turn, and nobody waits for it
+            await anyio.sleep(0.001)
         for started in self.started.values():
             if started.is_loose:
                 started.handle.end()
@@ -253,9 +257,11 @@ class Program:
     async def life(self, place: Place, rng: random.Random, size: int) -> None:
         """What a task does."""
         before = get_current()
+        self.going_on += 1
         try:
             await self.block(place, rng, size)
         finally:
+            self.going_on -= 1
             self.check(place.is_over or get_current() is before, "a task was left elsewhere")
 
     async def tasks(self, place: Place, rng: random.Random, size: int) -> None:
@@ -394,6 +400,7 @@ class Program:
         @ga.isolated
         async def stream(own: random.Random, depth: int, inner: Place) -> AsyncGenerator[int, None]:
             entered = self.converse(own, inner) if own.random() < 0.3 else self.start(inner, own, is_own=True)
+            self.going_on += 1
             try:
                 async with entered.handle:
                     there = with_host(inner.within(entered), entered)
@@ -406,6 +413,7 @@ class Program:
                                 yield item
                     self.probe(there)
             finally:
+                self.going_on -= 1
                 if isinstance(entered, Started):
                     entered.is_ended = True
 
