@@ -100,8 +100,9 @@ def tracing(**options: Unpack[TracingOptions]) -> Tracing:
         options: `endpoint` is the collector's base URL, `/v1/traces` is appended unless its path ends in it; `headers`
             go with each request; `timeout` (seconds) bounds each; `compression` is "gzip" or "none". `service_name`
             and `resource` say who sends; `sampler` and `id_generator` are OpenTelemetry's. `capture_content` says
-            whether messages, arguments and results are recorded, `redact` is given each such text first; with
-            `redact_others` it also reads the spans of other instrumentations before our exporter gets them.
+            whether messages, arguments and results are recorded, `redact` is given each such text first (and the name
+            that it stands under, if it has a method `named`); with `redact_others` it also reads the spans of other
+            instrumentations before our exporter gets them.
             `max_queue_bytes`, `max_batch_bytes`, `max_batch_spans`, `schedule_delay` and `shutdown_timeout` (seconds)
             bound the export, `spool` is a directory that keeps spans until they are delivered, `on_drop` is told of
             each loss. `tracer_provider` is a provider of your own to join; `transport` replaces the network in tests.

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from tests.pace import paces
 
 import genai_async as ga
+
+from .support import traced
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9"
 PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\n-----END RSA PRIVATE KEY-----"
@@ -99,3 +103,77 @@ def test_hostile_text_takes_linear_time(piece: str) -> None:
 
     small, large = seconds(20_000), seconds(200_000)
     assert large < 40 * small + 20
+
+
+CARD = 4111111111111111
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"password": "a b", "user": "kim"}, {"password": "[secret]", "user": "kim"}),
+        (
+            {"db": {"DB_PASSWORD": "x", "dbPassword": "y"}},
+            {"db": {"DB_PASSWORD": "[secret]", "dbPassword": "[secret]"}},
+        ),
+        ({"apiKeys": ["one", "two"], "n": 2}, {"apiKeys": ["[secret]", "[secret]"], "n": 2}),
+        ({"Authorization": "Basic YTpi", "Accept": "*/*"}, {"Authorization": "[secret]", "Accept": "*/*"}),
+        ({"access_token": b"abc", "password": ""}, {"access_token": "[secret]", "password": ""}),
+        ({"password_hint": "the cat", "passwords_tried": 3}, {"password_hint": "the cat", "passwords_tried": 3}),
+        ({"card": CARD, "order": CARD + 1, "count": 7}, {"card": "[card]", "order": CARD + 1, "count": 7}),
+        ([CARD, 1.5, True, None, -CARD], ["[card]", 1.5, True, None, "-[card]"]),
+        ('{"client_secret": "shh"}', {"client_secret": "[secret]"}),
+    ],
+)
+def test_names_and_numbers_are_read(arguments: Any, expected: Any) -> None:
+    """A value whose name says that it is a secret goes whole, and a card's number is one as an integer, too."""
+    with traced(redact=ga.redact_secrets) as spans:
+        ga.start_tool("t", arguments=arguments).end()
+    assert spans.json("gen_ai.tool.call.arguments") == expected
+
+
+def test_names_of_attributes_are_read() -> None:
+    """An attribute is redacted by its name and as a number, too; the conventions' own counts stay."""
+    own = {"app.password": "short", "app.card": CARD, "app.count": 7, "app.tokens": ["a"]}
+    with traced(redact=ga.redact_secrets) as spans:
+        with ga.start_llm("m", provider_name="p", attributes=own) as llm:
+            llm.record(seed=CARD, usage=ga.Usage(input_tokens=CARD))
+    found = spans.last().attributes
+    assert (found["app.password"], found["app.card"], found["app.count"]) == ("[secret]", "[card]", 7)
+    assert found["app.tokens"] == ["a"]
+    assert found["gen_ai.request.seed"] == found["gen_ai.usage.input_tokens"] == CARD
+
+
+class Mine:
+    """A redactor of somebody's own that builds on the built-in one."""
+
+    def __call__(self, text: str) -> str:
+        return ga.redact_secrets(text).replace("Kim", "[name]")
+
+    def named(self, name: str, text: str) -> str | None:
+        return None if name == "pin" else ga.redact_secrets.named(name, text)
+
+
+def test_a_redactor_may_see_names() -> None:
+    """One with a method `named` is told the name of what has one; a plain function sees texts only."""
+    seen: list[str] = []
+    arguments = {"password": "x", "pin": "1234", "who": ["Kim"], "nobody": 12}
+    with traced(redact=Mine()) as spans:
+        ga.start_tool("Kim", arguments=arguments).end()
+    assert spans.json("gen_ai.tool.call.arguments") == {"password": "[secret]", "pin": "", "who": ["Kim"], "nobody": 12}
+    assert spans.last().name == "execute_tool [name]"
+    with traced(redact=lambda text: seen.append(text) or text) as spans:
+        ga.start_tool("t", arguments=arguments).end()
+    assert {"password", "x", "pin", "1234", "Kim"} <= set(seen)
+    assert "12" not in seen
+
+
+def test_a_redactor_of_names_must_be_plain() -> None:
+    """A coroutine function could not be waited for."""
+
+    class Wrong(Mine):
+        async def named(self, name: str, text: str) -> str:  # type: ignore[override]
+            return text
+
+    with pytest.raises(ga.ConfigurationError, match="redact"), traced(redact=Wrong()):
+        pass

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias, cast
 import msgspec
 
 from .._errors import ConfigurationError
-from ._copying import FAILED, MAX_CONTENT_BYTES, Copier, changed, encoded_within, shorten, utf8
+from ._copying import FAILED, MAX_CONTENT_BYTES, Copier, changed, changed_number, encoded_within, shorten, utf8
 from ._cutting import shrink
 from ._faults import Faults
 
@@ -32,12 +32,13 @@ class Gate:
 
     Args:
         capture: Whether content is recorded at all.
-        redact: Called with each text; returns what may be recorded, or None to drop it. A redactor that raises,
-            returns something else or is slow again and again loses the text, never the privacy.
+        redact: Called with each text; returns what may be recorded, or None to drop it. If it has a method `named`,
+            that is called with the name and the text of what stands in a mapping. A redactor that raises, returns
+            something else or is slow again and again loses the text, never the privacy.
         limit_bytes: The size in UTF-8 that one attribute may have.
     """
 
-    __slots__ = ("_faults", "_patience", "capture", "limit_bytes", "redact", "untouched_length")
+    __slots__ = ("_faults", "_named", "_patience", "capture", "limit_bytes", "redact", "untouched_length")
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class Gate:
     ) -> None:
         self.capture: bool = capture
         self.redact: Redact | None = redact
+        self._named: Callable[[str, str], str | None] | None = _named_of(redact)
         self.limit_bytes: int = limit_bytes
         # A character has four bytes at most.
         self.untouched_length: int = limit_bytes // 4 if redact is None else -1
@@ -106,21 +108,23 @@ class Gate:
             return None
         return self._cut(value)
 
-    def attribute(self, value: Any) -> Any:
+    def attribute(self, value: Any, name: str | None = None) -> Any:
         """A value that the caller sets as an attribute by hand: redacted, whether content is captured or not.
 
         None for a text of which the redactor leaves nothing.
         """
         if isinstance(value, str):
-            return self._cut(value)
-        if value is None or isinstance(value, int | float):
+            return self._cut(value, name)
+        if value is None or isinstance(value, float):
             return value
+        if isinstance(value, int):
+            return value if self.redact is None else changed_number(value, self._redacted, name)
         if self._is_one_word(value):
             return value
         copier = Copier(text_length=self.limit_bytes, on_text=self._redacted)
         if self.redact is not None:
             # Whatever the span would turn into text must be text here.
-            value = copier.copy(value, is_message=False)
+            value = copier.copy(value, is_message=False, name=name)
         try:
             if not copier.has_cut and encoded_within(value, self.limit_bytes) is not None:
                 return value
@@ -136,20 +140,20 @@ class Gate:
         items = cast("list[Any]", value)
         return len(items) == 1 and type(items[0]) is str and len(items[0]) <= self.untouched_length
 
-    def _cut(self, text: str) -> str | None:
+    def _cut(self, text: str, name: str | None = None) -> str | None:
         limit = self.limit_bytes
         if self.redact is None:
             return shorten(text, limit)
-        found = shorten(changed(text, self._redacted, limit), limit)
+        found = shorten(changed(text, self._redacted, limit, name), limit)
         return found if found or not text else None
 
-    def _redacted(self, text: str) -> str:
-        redact = self.redact
+    def _redacted(self, text: str, name: str | None = None) -> str:
+        redact, named = self.redact, self._named
         if redact is None or not self._patience:
             return FAILED
         started = time.perf_counter()
         try:
-            result = redact(utf8(text))
+            result = redact(utf8(text)) if name is None or named is None else named(utf8(name), utf8(text))
         except Exception as exc:
             self._faults.drop("text that the redactor failed on", type(exc).__name__)
             return FAILED
@@ -172,6 +176,11 @@ class Gate:
             self._faults.drop("content after a slow redactor", reason)
 
 
+def _named_of(redact: Any) -> Any:
+    # Looked up as Python does for its own methods: there are objects that answer to every name.
+    return redact.named if callable(getattr(cast("type[object]", type(redact)), "named", None)) else None
+
+
 CLOSED: Final = Gate(capture=False)
 """The gate of handles that record nothing."""
 
@@ -185,6 +194,6 @@ def checked_redactor(redact: object) -> Redact | None:
     if redact is None:
         return None
     call = getattr(redact, "__call__", None)  # noqa: B004 - an object may be called through a coroutine method
-    if not callable(redact) or inspect.iscoroutinefunction(redact) or inspect.iscoroutinefunction(call):
+    if not callable(redact) or any(map(inspect.iscoroutinefunction, (redact, call, _named_of(redact)))):
         raise ConfigurationError("redact must be a plain function from a text to a text (or None to drop it)")
     return cast(Redact, redact)

@@ -11,7 +11,7 @@ import re
 from collections import ChainMap, UserDict
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 
@@ -36,6 +36,7 @@ FAILED: Final = "[content dropped: the redactor failed]"
 TEXT_BYTES: Final = 40
 """What a text takes at most when it is cut to its marker."""
 _NUMBER_BYTES: Final = 8
+_LONG_NUMBER: Final = 10**8  # a phone's, a card's or a person's number; shorter ones are counts and keys
 _LONGEST_KEY: Final = 1024
 _SMALLEST_BUFFER: Final = 4096  # a usual message fits in: a second try costs as much as all the rest
 _BUFFER_GROWTH: Final = 16
@@ -131,17 +132,30 @@ def utf8(text: str) -> str:
     return text
 
 
-def changed(text: str, on_text: Callable[[str], str] | None, limit: int) -> str:
+OnText: TypeAlias = Callable[[str, str | None], str]
+"""Replaces a text, which in a mapping stands under a name."""
+
+
+def changed(text: str, on_text: OnText | None, limit: int, name: str | None = None) -> str:
     """The text as it may be kept: at most `limit` characters of it, and never half of what `on_text` would replace."""
     if len(text) > limit and type(text) is not Head:
         text = head_of(text, limit + OVERLAP)
     if on_text is None:
         return text if isinstance(text, Head) else utf8(text)
     if not isinstance(text, Head):
-        return on_text(text)
-    found = Head(on_text(str(text))[:-OVERLAP])
+        return on_text(text, name)
+    found = Head(on_text(str(text), name)[:-OVERLAP])
     found.note = text.note
     return found
+
+
+def changed_number(value: int, on_text: OnText | None, name: str | None = None) -> int | str:
+    """The number, or what is kept of one that may say who somebody is: a text, if `on_text` makes another of it."""
+    if on_text is None or -_LONG_NUMBER < value < _LONG_NUMBER:
+        return value
+    digits = _digits(value)
+    found = on_text(digits, name)
+    return value if found == digits else found
 
 
 def note_like(item: Any, marker: str) -> object:
@@ -190,7 +204,7 @@ class Copier:
         values: How many values it may look at.
         structure_bytes: How long the JSON of all but the texts may be; it can only be estimated.
         text_length: How many characters of a text are looked at.
-        on_text: Replaces each text, keys of mappings too, except for the words of the conventions.
+        on_text: Replaces each text and long number, keys of mappings too, except for the words of the conventions.
     """
 
     __slots__ = ("_on_text", "_structure_bytes", "_text_length", "_values", "has_cut", "used_bytes")
@@ -200,7 +214,7 @@ class Copier:
         values: int = MAX_VALUES,
         structure_bytes: int = MAX_CONTENT_BYTES,
         text_length: int = MAX_CONTENT_BYTES,
-        on_text: Callable[[str], str] | None = None,
+        on_text: OnText | None = None,
     ) -> None:
         self._values = values
         self._structure_bytes = structure_bytes
@@ -210,27 +224,36 @@ class Copier:
         self.has_cut: bool = False
         """Whether the copy has a `Head` in it."""
 
-    def copy(self, value: Any, is_message: bool, *, is_outermost: bool = False) -> Any:
-        """The copy; `is_message` as for the gate. Of the outermost list the last items stay, of others the first."""
+    def copy(self, value: Any, is_message: bool, *, is_outermost: bool = False, name: str | None = None) -> Any:
+        """The copy; `is_message` as for the gate. Of the outermost list the last items stay, of others the first.
+
+        What stands in a mapping is copied with its name, and so are the items of a list there.
+        """
         self._values -= 1
         if isinstance(value, str):
-            return self._text(value)
+            return self._text(value, name)
         if isinstance(value, dict):
             return self._mapping(cast("dict[Any, Any]", value), is_message)
         if isinstance(value, list | tuple):
-            return self._list(cast("list[Any]", value), is_message, is_outermost)
+            return self._list(cast("list[Any]", value), is_message, is_outermost, name)
         self.used_bytes += _NUMBER_BYTES
         if value is None or isinstance(value, float):
             return value
         if isinstance(value, int):
-            return value if value.bit_length() <= 63 else self._text(_digits(value))
-        return self._other(value, is_message)
+            return self._number(value, name)
+        return self._other(value, is_message, name)
 
     def _has_room(self) -> bool:
         return self._values > 0 and self.used_bytes < self._structure_bytes
 
-    def _text(self, text: str) -> str:
-        return self._counted(changed(text, self._on_text, self._text_length))
+    def _text(self, text: str, name: str | None = None) -> str:
+        return self._counted(changed(text, self._on_text, self._text_length, name))
+
+    def _number(self, value: int, name: str | None) -> int | str:
+        if value.bit_length() > 63:
+            return self._text(_digits(value), name)
+        found = changed_number(value, self._on_text, name)
+        return self._counted(found) if isinstance(found, str) else found
 
     def _counted(self, found: str) -> str:
         if type(found) is Head:
@@ -250,7 +273,7 @@ class Copier:
                 continue
             if not self._has_room():
                 return self._cut_dict(found, value)
-            found[self._key(key)] = self.copy(item, is_message=False)
+            found[self._key(key)] = self.copy(item, is_message=False, name=key if isinstance(key, str) else None)
         return found
 
     def _say(self, value: Mapping[Any, Any], found: dict[str, Any]) -> None:
@@ -286,7 +309,9 @@ class Copier:
         self.used_bytes += len(found) + 4
         return found
 
-    def _list(self, items: list[Any] | tuple[Any, ...], is_message: bool, is_outermost: bool) -> list[Any]:
+    def _list(
+        self, items: list[Any] | tuple[Any, ...], is_message: bool, is_outermost: bool, name: str | None
+    ) -> list[Any]:
         total = items.total if isinstance(items, CutList) else len(items)
         if isinstance(items, CutList):
             items = items[1:] if is_outermost else items[:-1]
@@ -296,7 +321,7 @@ class Copier:
             if not self._has_room():
                 break
             self.used_bytes += 1
-            found.append(self.copy(item, is_message))
+            found.append(self.copy(item, is_message, name=name))
         if len(found) < total:
             self.used_bytes += TEXT_BYTES
             found = CutList(found)
@@ -307,9 +332,9 @@ class Copier:
             found.reverse()
         return found
 
-    def _other(self, value: Any, is_message: bool) -> Any:
+    def _other(self, value: Any, is_message: bool, name: str | None) -> Any:
         if isinstance(value, bytes | bytearray):
-            return self._bytes(value)
+            return self._bytes(value, name)
         if isinstance(value, _OWN_STRUCTS):
             return self._mapping(_fields_of(value), is_message)
         if issubclass(type(value), _MAPPINGS):
@@ -318,7 +343,7 @@ class Copier:
         if encoded_within(value, MAX_CONTENT_BYTES) is None:
             return f"[{type(value).__name__}, truncated]"
         plain = msgspec.to_builtins(value, enc_hook=readable, str_keys=True, builtin_types=(bytes, bytearray))
-        return self.copy(plain, is_message)
+        return self.copy(plain, is_message, name=name)
 
     def _said(self, media: object, mime_type: object) -> str | None:
         """Media that are text, in base64 again after a redactor has read them; None for any other."""
@@ -343,7 +368,7 @@ class Copier:
         head.note = found.note
         return self._counted(head)
 
-    def _bytes(self, value: bytes | bytearray) -> str:
+    def _bytes(self, value: bytes | bytearray, name: str | None) -> str:
         """What bytes say, for a redactor to read: in base64 no secret could be found. Base64, as JSON has it, else."""
         is_whole = len(value) <= self._text_length
         head = value if is_whole else value[: self._text_length + OVERLAP]
@@ -353,7 +378,7 @@ class Copier:
         if not is_whole:
             text = Head(text)
             text.note = f"…[{len(value)} bytes, truncated]"
-        return self._text(text)
+        return self._text(text, name)
 
 
 def _text_in(encoded: str, mime_type: object, *, is_whole: bool) -> str | None:

@@ -213,7 +213,7 @@ class SpanHandle:
         elif not isinstance(key, str):
             raise FieldError(f"its key is a {type(key).__name__}")
         else:
-            name, kept = gate.attribute(key), gate.attribute(value)
+            name, kept = gate.attribute(key), gate.attribute(value, key)
             if name is not None and (kept is not None or value is None):
                 found[name] = kept
 

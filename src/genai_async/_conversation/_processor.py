@@ -108,5 +108,7 @@ def _event(event: Event, gate: Gate) -> Event:
 
 def _read(attributes: Mapping[str, Any] | None, gate: Gate) -> dict[str, Any]:
     # What decides how backends group and what is no text of anybody's stays.
-    items = (attributes or {}).items()
-    return {gate.attribute(key): value if key == sc.CONVERSATION_ID else gate.attribute(value) for key, value in items}
+    return {
+        gate.attribute(key): value if key == sc.CONVERSATION_ID else gate.attribute(value, key)
+        for key, value in (attributes or {}).items()
+    }

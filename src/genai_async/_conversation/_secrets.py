@@ -39,6 +39,8 @@ _NAMED: Final = (
     r"(?:api[_-]?key|(?:access|auth|refresh|session)[_-]?token|secret(?:[_-]?(?:access[_-]?)?key)?"
     r"|(?:access|private)[_-]?key|client[_-]?secret|password|passwd|passphrase)"
 )
+_SECRET_NAME: Final = rf"{_NAME_BEGINS}(?i:{_NAMED}|authorization)s?\Z"
+_LONGEST_NAME: Final = 64
 # JSON within JSON has its quotes escaped, once for each level.
 _ESCAPED: Final = r"\\{0,8}+"
 _GROUP: Final = r"[0-9]++(?![A-Za-z]|\.[0-9])"
@@ -69,20 +71,41 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern)
 
 
-def redact_secrets(text: str) -> str:
-    """Replace what looks like a secret by a word that says what it was: `[key]`, `[token]`, `[e-mail]`, `[card]`.
+class SecretRedactor:
+    """What `redact_secrets` is: a function of a text, and another one of a text that has a name."""
 
-    Finds the usual providers' API keys, bearer and web tokens, private keys, values named like passwords, e-mail
-    addresses, and card numbers whose check digit is right. Takes time in proportion to the text, whatever is in it.
+    __slots__ = ()
 
-    It sees one text at a time, without the key that it is stored under: a password that is named within the text is
-    found, the value of a dict's `"password"` or of an attribute is not, unless it looks like a secret by itself.
+    def __call__(self, text: str) -> str:
+        """The text without what looks like a secret."""
+        if "-----BEGIN" in text:
+            text = _without_private_keys(text)
+        return _compiled(_SECRETS).sub(_replacement, text)
 
-        ga.tracing(redact=ga.redact_secrets)
-    """
-    if "-----BEGIN" in text:
-        text = _without_private_keys(text)
-    return _compiled(_SECRETS).sub(_replacement, text)
+    def named(self, name: str, text: str) -> str:
+        """The text without what looks like a secret, and nothing of it if its name says that it is one."""
+        return "[secret]" if text and _compiled(_SECRET_NAME).search(name[-_LONGEST_NAME:]) else self(text)
+
+    def __repr__(self) -> str:
+        return "redact_secrets"
+
+
+redact_secrets: Final = SecretRedactor()
+"""Replaces what looks like a secret by a word that says what it was: `[key]`, `[token]`, `[e-mail]`, `[card]`.
+
+    ga.tracing(redact=ga.redact_secrets)
+
+Finds the usual providers' API keys, bearer and web tokens, private keys, values named like passwords, e-mail
+addresses, and card numbers whose check digit is right. Takes time in proportion to the text, whatever is in it.
+
+What stands under a name that ends like a secret's (`password`, `DB_PASSWORD`, `apiKey`, `client_secret`), in a dict or
+as an attribute, is replaced as a whole. A redactor of your own that builds on this one gets to see names if it has a
+method `named` as well:
+
+    class Redactor:
+        def __call__(self, text): return without_names(ga.redact_secrets(text))
+        def named(self, name, text): return without_names(ga.redact_secrets.named(name, text))
+"""
 
 
 def _replacement(match: re.Match[str]) -> str:

@@ -36,6 +36,7 @@ MAX_DEPTH = 32
 _SHORT = 64
 _MAX_KEYS = 256
 _MAX_VALUES = 32
+_MAX_GROUPS = 64  # of resources and scopes: these can be large, and no queue counts what is kept of them
 
 _INTERNAL, _CLIENT, _UNSET = SpanKind.INTERNAL, SpanKind.CLIENT, StatusCode.UNSET
 _KINDS = {
@@ -132,7 +133,7 @@ class Encoder:
         # objects, so their ids are not given to others.
         entry = self._groups.get((id(resource), id(scope)))
         if entry is None:
-            if len(self._groups) >= _MAX_KEYS:
+            if len(self._groups) >= _MAX_GROUPS:
                 self._groups.clear()
             entry = resource, scope, (self._resource(resource), self._scope(scope))
             self._groups[id(resource), id(scope)] = entry
