@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, DEFAULT_ON, Decision, Sampler, SamplingResult
+from opentelemetry.trace import NonRecordingSpan, SpanContext
 
 import genai_async as ga
 
@@ -81,3 +83,53 @@ def test_a_ratio_that_is_none(ratio: Any) -> None:
 def test_it_says_what_it_is() -> None:
     """Name and ratio, as samplers do."""
     assert ga.ConversationSampler(0.25).get_description() == "ConversationSampler{0.25}"
+
+
+class DropsTurns(Sampler):
+    """Keeps all but turns, whatever is above."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    def should_sample(self, *question: Any, **_: Any) -> SamplingResult:
+        _, _, name, _, attributes, *_ = question
+        self.asked.append(attributes["gen_ai.operation.name"])
+        return SamplingResult(Decision.DROP if name.startswith("invoke_agent") else Decision.RECORD_AND_SAMPLE)
+
+    def get_description(self) -> str:
+        return "DropsTurns"
+
+
+@pytest.mark.parametrize(("sampler", "count"), [(ALWAYS_OFF, 0), (DEFAULT_ON, 0), (ALWAYS_ON, 3), (DropsTurns(), 2)])
+def test_under_a_turn_that_is_not_sampled(sampler: Sampler, count: int) -> None:
+    """Each sampler has its way with what is under an unsampled turn: ids go on, and what is kept has its attributes."""
+    unsampled = trace.set_span_in_context(NonRecordingSpan(SpanContext(5, 6, False)), Context())
+    with traced(sampler=sampler) as spans, ga.Session(session_id="c", continue_trace=True) as session:
+        token = trace.context_api.attach(unsampled)
+        with session.start_turn() as turn:
+            with turn.start_llm("m", provider_name="p") as llm, llm.start_tool("t", arguments={"a": 1}) as tool:
+                assert len({turn.span_id, llm.span_id, tool.span_id}) == 3
+                assert turn.trace_id == llm.trace_id == tool.trace_id == f"{5:032x}"
+                assert ga.current_turn() is turn
+                tool.result = {"b": 2}
+        trace.context_api.detach(token)
+    assert len(spans.spans) == count
+    assert spans.faults == {}
+    if count:
+        found = spans.last()
+        assert found.name == "execute_tool t"
+        assert (found.attributes["gen_ai.conversation.id"], found.parent_span_id) == ("c", llm.span_id)
+        assert found.attributes["gen_ai.tool.call.result"] == '{"b":2}'
+
+
+def test_a_parent_that_cannot_tell_its_ids_harms_nobody() -> None:
+    """Somebody else's span of no ids above an unsampled one: no error in the caller."""
+
+    class Odd(trace.NonRecordingSpan):
+        def get_span_context(self) -> Any:
+            return "none"
+
+    with traced(sampler=ALWAYS_OFF), ga.Session() as session, session.start_turn() as turn:
+        with trace.use_span(Odd(trace.INVALID_SPAN_CONTEXT)):
+            ga.start_tool("t").end()
+        turn.start_tool("t").end()

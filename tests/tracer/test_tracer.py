@@ -14,7 +14,7 @@ from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, T
 from genai_async._tracer import Provider
 
 from .conftest import Ended
-from .programs import SequentialIds
+from .programs import SAMPLERS, SequentialIds
 
 STATE = TraceState([("vendor", "1")])
 
@@ -46,6 +46,23 @@ def test_always_on_samples_under_an_unsampled_parent() -> None:
     """The sampler, not the parent, decides when it does not ask the parent; trace and trace state go on."""
     span = start(parent=within(0), sampler=sampling.ALWAYS_ON)
     assert (span.context.trace_id, span.context.trace_flags, span.context.trace_state) == (1, 1, STATE)
+
+
+@pytest.mark.parametrize("parent", [Context(), within(0), within(1), within(2, is_remote=False), within(3)])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_what_is_unsampled_beyond_doubt_is_what_start_span_says(sampler: sampling.Sampler, parent: Context) -> None:
+    """A span is promised to be unsampled only where `start_span` makes such a one, and is that one."""
+    tracer: Any = Provider(sampler=sampler).get_tracer("scope")
+    found, started = tracer.unsampled(parent), tracer.start_span("span", parent, attributes={"a": 1})
+    if found is None:
+        assert started.is_recording() or tracer._asks_sampler
+        return
+    assert type(found) is type(started) is NonRecordingSpan
+    mine, other = found.get_span_context(), started.get_span_context()
+    assert (mine.trace_flags, mine.trace_state, mine.is_remote) == (other.trace_flags, other.trace_state, False)
+    assert mine.is_valid
+    assert mine.span_id != other.span_id
+    assert mine.trace_id == other.trace_id or not trace.get_current_span(parent).get_span_context().is_valid
 
 
 def test_the_random_flag_tells_whether_the_trace_id_is_random() -> None:

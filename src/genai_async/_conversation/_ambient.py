@@ -6,17 +6,17 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, Unpack, cast
 
-from opentelemetry.context import attach
 from opentelemetry.trace import Span
 
 from .._loop import whoever_runs
+from .._otel import attach
 from . import _semconv as sc
 from ._chat import InstructionsLike, MessagesLike, ToolsLike
 from ._children import Propagation, propagated
 from ._clock import Time
 from ._content import CLOSED
 from ._fields import RequestOptions
-from ._handle import SpanHandle
+from ._handle import SpanHandle, context_of
 from ._runtime import current_runtime
 from ._scope import NOWHERE, Ambient, Scope, ambient, context_with, has_ended, leave, linked_from, scope_of, span_of
 from ._session import Session, origin_of
@@ -227,7 +227,7 @@ def _open_above(llm: LLM) -> SpanHandle | None:
 
 def _is_inside(span: Span, handle: SpanHandle) -> bool:
     # A server's span may be current here and have a trace of its own: a turn's spans stay in the turn's.
-    is_same_trace = span.get_span_context().trace_id == handle.span.get_span_context().trace_id
+    is_same_trace = context_of(span).trace_id == context_of(handle.span).trace_id
     return is_same_trace and span.is_recording() and not has_ended(span)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from opentelemetry.context import Context, attach, get_current
+from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
 from .._loop import block_of, whoever_runs
+from .._otel import attach, get_current
+from ._handle import context_of
 from ._outcome import ABANDONED
 from ._runtime import current_runtime
 from ._scope import NOWHERE, Scope, context_with, current_context, has_ended, hold, leave, release, scope_of, span_of
@@ -50,14 +52,14 @@ class Exchange:
     @property
     def is_traced(self) -> bool:
         """Whether somebody outside has a span here already."""
-        return self._span is not None and self._span.get_span_context().is_valid
+        return self._span is not None and context_of(self._span).is_valid
 
     def come_from(self, remote: Span) -> None:
         """Take the caller's span as what turns are linked to, unless somebody outside has a span in its trace.
 
         It is not made current: an instrumentation inside does that, or nobody.
         """
-        if self._span is None or self._span.get_span_context().trace_id != remote.get_span_context().trace_id:
+        if self._span is None or context_of(self._span).trace_id != context_of(remote).trace_id:
             self.session._origin = self._scope.link = remote
 
     def enter(self) -> None:

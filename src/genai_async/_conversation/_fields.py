@@ -66,7 +66,7 @@ def integer(value: Any) -> int:
     """An integer of either sign."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise FieldError(f"expected an integer, not {type(value).__name__}")
-    return value
+    return int(value)
 
 
 def number(value: Any) -> float:

@@ -24,6 +24,7 @@ from opentelemetry.trace import (
 )
 
 from .._loop import still_runs
+from .._otel import Plain
 from . import _semconv as sc
 from ._carrier import write_carrier
 from ._clock import Time, to_ns
@@ -140,6 +141,8 @@ class SpanHandle:
             link: The span to link to.
         """
         runtime = cast(Runtime, self._runtime)
+        if self._parent is not None and self._parent._attributes is None and self._is_unsampled(runtime):
+            return
         attributes = self._checked_start(operation, known, own)
         name = span_name(operation, attributes.get(subject_key))
         if link is None and self._parent is not None:
@@ -157,15 +160,26 @@ class SpanHandle:
         except Exception as exc:  # the provider, its samplers and processors are other people's
             self._drop("a span that its provider could not start", exc)
 
+    def _is_unsampled(self, runtime: Runtime) -> bool:
+        """Whether nothing will be kept of this span, like of the one above; then it has started."""
+        try:
+            span = None if runtime.unsampled is None else runtime.unsampled(self._base)
+        except Exception:
+            return False
+        if span is not None:
+            self._span = span
+        return span is not None
+
     def _checked_start(
         self, operation: str, known: Iterable[tuple[str, Any]], own: Mapping[str, Any] | None
     ) -> dict[str, Any]:
-        attributes: dict[str, Any] = {sc.OPERATION: operation}
+        attributes: dict[str, Any] = Plain()
+        attributes[sc.OPERATION] = operation
         session = self._session
         if session is not None:
             attributes[sc.CONVERSATION_ID] = session.session_id
             if session.attributes is not None:
-                attributes.update(self._own(session.attributes))
+                attributes = {**attributes, **self._own(session.attributes)}
         untouched = self._gate.untouched_length
         for key, value in known:
             if value is None:
@@ -176,7 +190,7 @@ class SpanHandle:
             else:
                 self._add_known(key, value, attributes)
         if own is not None:
-            attributes.update(self._own(own))
+            attributes = {**attributes, **self._own(own)}
         return attributes
 
     def _add_known(self, key: str, value: Any, attributes: dict[str, Any]) -> None:
@@ -413,10 +427,12 @@ class SpanHandle:
             if field.is_message:
                 self._content[field.key] = checked
                 return
+            kept: Any
             if field.is_content:
                 kept = gate.json(checked, is_message=False)
             else:
                 kept = checked if type(checked) in _FIXED else gate.attribute(checked)
+                kept = tuple(cast("list[Any]", kept)) if type(kept) is list else kept
         except Exception as exc:
             self._drop(f"{type(self).__name__}.{name}", exc)
             return
@@ -543,7 +559,7 @@ class SpanHandle:
         if self._session is not None:
             # Once more and last: where a span has too many attributes, the oldest ones go.
             attributes[sc.CONVERSATION_ID] = self._session.session_id
-        self._span.set_attributes(attributes)
+        self._span.set_attributes(Plain(attributes))
 
     def _write_outcome(self, outcome: Outcome, attributes: dict[str, Any]) -> None:
         attributes[sc.ERROR_TYPE] = outcome.error_type
@@ -580,6 +596,7 @@ def span_name(operation: str, subject: object) -> str:
 def context_of(span: Span) -> SpanContext:
     """A span's ids; those of no span, where the provider's span cannot tell them."""
     try:
-        return span.get_span_context()
+        found: object = span.get_span_context()
     except Exception:
         return INVALID_SPAN_CONTEXT
+    return found if isinstance(found, SpanContext) else INVALID_SPAN_CONTEXT

@@ -8,7 +8,9 @@ import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
-from opentelemetry.context import Context, attach, get_current
+from opentelemetry.context import Context
+
+from .._otel import attach, get_current
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from opentelemetry.context import Context, get_current
+from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Event, ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import Link, Status
 
+from .._otel import get_current
 from . import _semconv as sc
 from ._content import Gate
 from ._copying import FAILED
@@ -23,12 +24,11 @@ class ConversationProcessor(SpanProcessor):
     """
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        context = get_current() if parent_context is None else parent_context
-        scope = scope_around(context)
-        if scope is not None and scope.session is not None and isinstance(span, ReadableSpan):
-            attributes = span.attributes
-            if attributes is None or sc.CONVERSATION_ID not in attributes:
-                span.set_attribute(sc.CONVERSATION_ID, scope.session.session_id)
+        if not isinstance(span, ReadableSpan) or sc.CONVERSATION_ID in (span.attributes or ()):
+            return  # our own have it from the start
+        scope = scope_around(get_current() if parent_context is None else parent_context)
+        if scope is not None and scope.session is not None:
+            span.set_attribute(sc.CONVERSATION_ID, scope.session.session_id)
 
 
 class RedactingProcessor(SpanProcessor):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from opentelemetry.trace import Tracer
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, Tracer
 
 from ._content import Gate
 from ._faults import Faults, reason_of
@@ -27,12 +28,14 @@ class Delivery(Protocol):
 class Runtime:
     """One set-up: where spans are made, what of their content is kept, and who delivers them."""
 
-    __slots__ = ("cancellation_is_error", "delivery", "faults", "gate", "tracer")
+    __slots__ = ("cancellation_is_error", "delivery", "faults", "gate", "tracer", "unsampled")
 
     def __init__(
         self, tracer: Tracer, gate: Gate, faults: Faults, *, delivery: Delivery, cancellation_is_error: bool
     ) -> None:
         self.tracer: Tracer = tracer
+        # Our own tracer can tell, without a look at what a span has to say, that nobody will see it.
+        self.unsampled: Callable[[Context | None], Span | None] | None = getattr(tracer, "unsampled", None)
         self.gate: Gate = gate
         self.faults: Faults = faults
         self.delivery: Delivery = delivery

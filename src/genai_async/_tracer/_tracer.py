@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from opentelemetry import trace
-from opentelemetry.context import Context, get_current
+from opentelemetry.context import Context
 from opentelemetry.sdk import trace as sdk
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits
@@ -18,6 +18,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, TraceFlags, TraceState
 from opentelemetry.util.types import Attributes
 
+from .._otel import get_current
 from ._notice import once
 from ._processors import Processors
 from ._span import Span
@@ -106,6 +107,15 @@ class Tracer(sdk.Tracer):
         if self.processors.starting:
             self.processors.on_start(span, context)
         return span
+
+    def unsampled(self, context: Context | None) -> trace.Span | None:
+        """A span of which nothing is kept, where that is certain without its attributes; None where it is not."""
+        if self._asks_sampler:
+            return None
+        parent = _parent(context)
+        follows = parent is not None and self._follows_parents
+        is_sampled = parent[3] & _SAMPLED if parent is not None and follows else self._samples_roots
+        return None if is_sampled else self.start_span("", context)
 
     def _ask_sampler(self, *question: Any, state: TraceState | None) -> SamplingResult:
         try:

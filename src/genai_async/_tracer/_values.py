@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias, cast
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.util.types import AnyValue
 
+from .._otel import Plain
 from ._notice import once
 
 Attributes: TypeAlias = dict[str, AnyValue]
@@ -36,6 +37,8 @@ def clean_value(value: AnyValue, limit: int | None) -> AnyValue:
 
 def clean_attributes(attributes: Mapping[Any, Any], limit: int | None) -> tuple[Attributes, int]:
     """A new dict with what the SDK would keep of `attributes`, and how many it would drop."""
+    if type(attributes) is Plain and limit is None:
+        return dict(attributes), 0
     try:
         given: dict[Any, Any] = dict(attributes)
     except Exception:
