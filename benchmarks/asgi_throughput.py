@@ -1,9 +1,10 @@
 """What the middleware costs a FastAPI application under uvicorn: requests per second and p99 latency, with and without.
 
-    python benchmarks/asgi_throughput.py [--rounds 10] [--requests 6000] [--json results.json]
+    python benchmarks/asgi_throughput.py [--rounds 10] [--requests 6000] [--wait 0 0.1 0.5] [--json results.json]
 
-The endpoint waits for a model, as a chat service does (`--wait`, 0.1 s): the bars are for that. `--wait 0` keeps the
-server's one core saturated, and what the ratio shows then is the middleware's CPU time beside the framework's own.
+The endpoint waits for a model, as a chat service does, and how long it does decides what is measured: with 0.5 s the
+server has time to spare, with 0.1 s its requests come in bursts that keep it just busy, with 0 s its one core is
+saturated, and what the ratio shows then is the middleware's CPU time beside the framework's own.
 
 Two servers of the same application run in processes of their own, one of them with `SessionMiddleware`, a turn in each
 request, and an exporter that sends to a sink in a third process. The load comes from this process: 200 connections,
@@ -238,12 +239,13 @@ def _spread(ratios: list[float]) -> dict[str, float]:
 
 def report(found: dict[str, Any]) -> str:
     """The table."""
-    lines = [f"{'':10}{'requests/s':>12}{'p99 (ms)':>12}"]
+    frozen = ", both servers frozen" if found["freeze"] else ""
+    lines = [f"{found['wait']:g} s a request{frozen}", f"{'':10}{'requests/s':>12}{'p99 (ms)':>12}"]
     for name in ("plain", "traced"):
         row = found[name]
         lines.append(f"{name:10}{row['requests_per_second']:12.0f}{row['p99'] * 1000:12.1f}")
     lines.append(f"{'ratio':10}{found['throughput_ratio']['median']:11.3f}x{found['p99_ratio']['median']:11.3f}x")
-    lines.append(f"{'bar':10}{THROUGHPUT_BAR:11.2f}x{P99_BAR:11.2f}x")
+    lines.append(f"{'bar':10}{THROUGHPUT_BAR:11.2f}x{P99_BAR:11.2f}x\n")
     return "\n".join(lines)
 
 
@@ -252,7 +254,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--requests", type=int, default=6000)
-    parser.add_argument("--wait", type=float, default=0.1, help="seconds that the model takes")
+    parser.add_argument("--wait", type=float, nargs="+", default=[0.0, 0.1, 0.5], help="seconds that the model takes")
     parser.add_argument("--freeze", action="store_true", help="both servers call gc.freeze() when they are set up")
     parser.add_argument("--json", help="a file for the numbers")
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
@@ -260,16 +262,14 @@ def main() -> None:
     parser.add_argument("--endpoint", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve:
-        serve(given.serve, given.endpoint, given.wait, freeze=given.freeze)
+        serve(given.serve, given.endpoint, given.wait[0], freeze=given.freeze)
     elif given.sink:
         asyncio.run(sink(given.sink))
     else:
-        found = measure(given.rounds, given.requests, given.wait, freeze=given.freeze)
-        print(report(found))
-        text = json.dumps(found, indent=2)
-        print(text)
+        found = [measure(given.rounds, given.requests, wait, freeze=given.freeze) for wait in given.wait]
+        print("\n".join(map(report, found)))
         if given.json:
-            Path(given.json).write_text(text + "\n", encoding="utf-8")
+            Path(given.json).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
