@@ -19,14 +19,14 @@ _ROOT = Path(__file__).parent.parent
 _SOURCE = _ROOT / "src" / "genai_async"
 _PACKAGE = "genai_async"
 
-# What a room may import of the others; what no room is named for (`_env`, `_errors`, `_otel` and so on) is anybody's.
+# What a room may import of the others; what no room is named for (`_env`, `_errors`, `_loop` and so on) is anybody's.
 _ROOMS = {
     "_conversation": set[str](),
     "_tracer": set[str](),
     "export": set[str](),
     "_testing": {"_conversation", "_setup", "_tracer", "export"},
 }
-_ANYBODYS = {"_env", "_errors", "_log", "_loop", "_otel", "_version"}
+_ANYBODYS = {"_env", "_errors", "_log", "_loop", "_plain", "_version"}
 _FOREIGN_LOOPS = {"asyncio", "trio", "sniffio", "uvloop"}
 
 

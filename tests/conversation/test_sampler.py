@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 from opentelemetry import trace
 from opentelemetry.context import Context
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, DEFAULT_ON, Decision, Sampler, SamplingResult
 from opentelemetry.trace import NonRecordingSpan, SpanContext
 
@@ -133,3 +136,25 @@ def test_a_parent_that_cannot_tell_its_ids_harms_nobody() -> None:
         with trace.use_span(Odd(trace.INVALID_SPAN_CONTEXT)):
             ga.start_tool("t").end()
         turn.start_tool("t").end()
+
+
+def test_a_tracer_that_answers_to_every_name() -> None:
+    """A proxy around somebody's tracer is asked to start spans, and nothing that it does not know."""
+    memory = InMemorySpanExporter()
+    own = TracerProvider(shutdown_on_exit=False)
+    own.add_span_processor(SimpleSpanProcessor(memory))
+
+    class Anything:
+        def __init__(self, tracer: Any) -> None:
+            self.start_span = tracer.start_span
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda *_: name
+
+    class Proxying(TracerProvider):
+        def get_tracer(self, *args: Any, **options: Any) -> Any:
+            return Anything(own.get_tracer(*args, **options))
+
+    with traced(tracer_provider=Proxying(shutdown_on_exit=False)), ga.start_tool("t"):
+        pass
+    assert [span.name for span in memory.get_finished_spans()] == ["execute_tool t"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import pytest
@@ -27,6 +29,9 @@ PGP = "-----BEGIN PGP PRIVATE KEY BLOCK-----\nlQOYBF\n-----END PGP PRIVATE KEY B
         ("Authorization: Bearer abcdef0123456789", "Authorization: Bearer [token]"),
         ('{"password": "hunter2secret", "a": 1}', '{"password": "[secret]", "a": 1}'),
         ("api_key=abcdef123456&x=1", "api_key=[secret]&x=1"),
+        ('{"password":"abc","a":""}', '{"password":"[secret]","a":""}'),
+        ('{"password": "", "a": "b"}', '{"password": "", "a": "b"}'),
+        ("{'authorization': 'Basic dXNlcjpwYXNzd29yZA=='}", "{'authorization': 'Basic [token]'}"),
         (f"my key:\n{PEM}\nend", "my key:\n[private key]\nend"),
         ("cut -----BEGIN PRIVATE KEY-----\nMIIE", "cut [private key]"),
         ("card 4111 1111 1111 1111 ok", "card [card] ok"),
@@ -64,6 +69,7 @@ def test_secrets_are_replaced(text: str, expected: str) -> None:
         "bearer authentication/authorization is used",
         "2026-11-22 21:18:43",
         "sk-short",
+        "basic understanding of the password: it is no secret",
         "",
     ],
 )
@@ -108,6 +114,26 @@ def test_hostile_text_takes_linear_time(piece: str) -> None:
 CARD = 4111111111111111
 
 
+class Key(Enum):
+    """Keys that are members."""
+
+    PASSWORD = "password"
+
+
+class Number(int, Enum):
+    """A number whose text is its name."""
+
+    CARD = CARD
+
+
+@dataclass
+class Login:
+    """A value of somebody's own."""
+
+    user: str
+    password: str
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -116,31 +142,134 @@ CARD = 4111111111111111
             {"db": {"DB_PASSWORD": "x", "dbPassword": "y"}},
             {"db": {"DB_PASSWORD": "[secret]", "dbPassword": "[secret]"}},
         ),
-        ({"apiKeys": ["one", "two"], "n": 2}, {"apiKeys": ["[secret]", "[secret]"], "n": 2}),
+        ({"apiKeys": ["one", "two"], "n": 2}, {"apiKeys": "[secret]", "n": 2}),
+        ({"password": {"old": "x1"}, "secrets": [{"v": 1}]}, {"password": "[secret]", "secrets": "[secret]"}),
+        ({"password": 1234, "pwd": 1.5}, {"password": "[secret]", "pwd": "[secret]"}),
+        ({"has_password": True, "secret": None}, {"has_password": True, "secret": None}),
         ({"Authorization": "Basic YTpi", "Accept": "*/*"}, {"Authorization": "[secret]", "Accept": "*/*"}),
         ({"access_token": b"abc", "password": ""}, {"access_token": "[secret]", "password": ""}),
+        ({Key.PASSWORD: "x"}, {"password": "[secret]"}),
+        (Login("kim", "x"), {"user": "kim", "password": "[secret]"}),
         ({"password_hint": "the cat", "passwords_tried": 3}, {"password_hint": "the cat", "passwords_tried": 3}),
         ({"card": CARD, "order": CARD + 1, "count": 7}, {"card": "[card]", "order": CARD + 1, "count": 7}),
-        ([CARD, 1.5, True, None, -CARD], ["[card]", 1.5, True, None, "-[card]"]),
+        ({"card": float(CARD), "n": Number.CARD, "x": 1e300}, {"card": "[card]", "n": "[card]", "x": 1e300}),
+        ([CARD, 1.5, True, None, -CARD, 10**400], ["[card]", 1.5, True, None, "-[card]", str(10**400)]),
         ('{"client_secret": "shh"}', {"client_secret": "[secret]"}),
+        (' \n {"client_secret": "shh"}', {"client_secret": "[secret]"}),
     ],
 )
 def test_names_and_numbers_are_read(arguments: Any, expected: Any) -> None:
-    """A value whose name says that it is a secret goes whole, and a card's number is one as an integer, too."""
+    """What stands under the name of a secret goes whole, and a card's number is one as a number, too."""
     with traced(redact=ga.redact_secrets) as spans:
         ga.start_tool("t", arguments=arguments).end()
     assert spans.json("gen_ai.tool.call.arguments") == expected
 
 
+NAMES_OF_SECRETS = [
+    "password",
+    "Password",
+    "PASSWORD",
+    "password1",
+    "passwords",
+    "password_confirmation",
+    "new_password",
+    "DBPassword",
+    "SMTPPassword",
+    "db.password",
+    "passwd",
+    "pwd",
+    "passphrase",
+    "secret",
+    "secrets",
+    "JWTSecret",
+    "oauth2Secret",
+    "client_secret",
+    "client-secret",
+    "SECRET_KEY",
+    "SECRET_KEY_BASE",
+    "AWSSecretKey",
+    "aws_secret_access_key",
+    "api_key",
+    "apiKey",
+    "API_KEY_1",
+    "api.key",
+    "x-api-key",
+    "private.key",
+    "signing_key",
+    "access_token",
+    "access.token",
+    "accessToken",
+    "HF_TOKEN",
+    "id_token",
+    "csrf_token",
+    "refreshToken",
+    "session_token",
+    "Authorization",
+    "proxy-authorization",
+    "http.request.header.authorization",
+    "Cookie",
+    "Set-Cookie",
+]
+OTHER_NAMES = [
+    "token",
+    "tokens",
+    "max_tokens",
+    "token_count",
+    "eos_token",
+    "next_page_token",
+    "secretary",
+    "secretion",
+    "author",
+    "public_key",
+    "key",
+    "keyword",
+    "primary_key",
+    "access_key_id",
+    "password_hint",
+    "passwords_tried",
+    "passport",
+    "prior_authorization",
+    "authorized",
+    "cookies_baked",
+    "cookie_recipe",
+    "monkey",
+]
+
+
+@pytest.mark.parametrize("name", [*NAMES_OF_SECRETS, "API Key", "Access Token", "password ", "Authorization:"])
+def test_names_of_secrets(name: str) -> None:
+    """However a secret's name is spelt, nothing of what stands under it is left."""
+    assert ga.redact_secrets.named(name, "x") == "[secret]"
+
+
+@pytest.mark.parametrize("name", OTHER_NAMES)
+def test_names_of_others(name: str) -> None:
+    """What only looks like such a name keeps its text."""
+    assert ga.redact_secrets.named(name, "a text") == "a text"
+
+
+def test_long_names_take_no_time() -> None:
+    """A name of megabytes is read once for all that stands under it, and only its end."""
+    for key in ("é" * 2_000_000, "a" * 2_000_000, "_" * 2_000_000 + "password"):
+        with traced(redact=ga.redact_secrets) as spans:
+            pace = paces(
+                lambda key=key: ga.start_tool("t", arguments={key: ["x"] * 4000}, attributes={key: ["x"] * 9}).end()
+            )
+        assert pace < 3000, key[-8:]
+    assert "x" not in spans.json("gen_ai.tool.call.arguments").values()
+
+
 def test_names_of_attributes_are_read() -> None:
     """An attribute is redacted by its name and as a number, too; the conventions' own counts stay."""
-    own = {"app.password": "short", "app.card": CARD, "app.count": 7, "app.tokens": ["a"]}
+    own = {"app.password": "short", "app.card": CARD, "app.count": 7, "app.tokens": ["a"], "app.pwd": ["a", 1]}
+    own |= {"app.secret": 12, "app.secrets": True}
     with traced(redact=ga.redact_secrets) as spans:
         with ga.start_llm("m", provider_name="p", attributes=own) as llm:
             llm.record(seed=CARD, usage=ga.Usage(input_tokens=CARD))
     found = spans.last().attributes
     assert (found["app.password"], found["app.card"], found["app.count"]) == ("[secret]", "[card]", 7)
-    assert found["app.tokens"] == ["a"]
+    assert (found["app.tokens"], found["app.pwd"]) == (["a"], "[secret]")
+    assert (found["app.secret"], found["app.secrets"]) == ("[secret]", True)
     assert found["gen_ai.request.seed"] == found["gen_ai.usage.input_tokens"] == CARD
 
 
@@ -159,8 +288,10 @@ def test_a_redactor_may_see_names() -> None:
     seen: list[str] = []
     arguments = {"password": "x", "pin": "1234", "who": ["Kim"], "nobody": 12}
     with traced(redact=Mine()) as spans:
-        ga.start_tool("Kim", arguments=arguments).end()
-    assert spans.json("gen_ai.tool.call.arguments") == {"password": "[secret]", "pin": "", "who": ["Kim"], "nobody": 12}
+        ga.start_tool("Kim", arguments={**arguments, "nested": {"pin": 1234}}, attributes={"pin": 1234}).end()
+    found = spans.json("gen_ai.tool.call.arguments")
+    assert found == {"password": "[secret]", "pin": "", "who": ["Kim"], "nobody": 12, "nested": {"pin": ""}}
+    assert "pin" not in spans.last().attributes
     assert spans.last().name == "execute_tool [name]"
     with traced(redact=lambda text: seen.append(text) or text) as spans:
         ga.start_tool("t", arguments=arguments).end()

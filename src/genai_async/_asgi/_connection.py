@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 from typing import Any, Final, cast
 
-from opentelemetry.context import Context
+from opentelemetry.context import Context, attach, get_current
 
 from .._conversation._exchange import ABANDONED, Exchange
 from .._conversation._session import Session
 from .._conversation._spans import Turn
 from .._loop import is_cancellation
-from .._otel import attach, get_current
 from ._remote import remote_span
 from ._types import App, Message, Receive, Scope, Send
 

@@ -6,10 +6,10 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, Unpack, cast
 
+from opentelemetry.context import attach
 from opentelemetry.trace import Span
 
 from .._loop import whoever_runs
-from .._otel import attach
 from . import _semconv as sc
 from ._chat import InstructionsLike, MessagesLike, ToolsLike
 from ._children import Propagation, propagated

@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, Typ
 
 import anyio
 from anyio.abc import TaskGroup
-from opentelemetry.context import Context
+from opentelemetry.context import Context, attach, get_current
 from opentelemetry.trace import INVALID_SPAN, Span
 
 from .._loop import Host, Loop, block_of, is_cancellation, spawn
-from .._otel import attach, get_current
 from ._scope import NOWHERE, Scope, bare, context_with, current_context, own_of, scope_of
 
 Propagation: TypeAlias = Literal["inherit", "link", "detach"]

@@ -15,7 +15,19 @@ from typing import Any, Final, TypeAlias, cast
 import msgspec
 
 from .._errors import ConfigurationError
-from ._copying import FAILED, MAX_CONTENT_BYTES, Copier, changed, changed_number, encoded_within, shorten, utf8
+from ._copying import (
+    FAILED,
+    MAX_CONTENT_BYTES,
+    Copier,
+    changed,
+    changed_number,
+    encoded_within,
+    hidden,
+    name_of,
+    own_method,
+    shorten,
+    utf8,
+)
 from ._cutting import shrink
 from ._faults import Faults
 
@@ -49,7 +61,7 @@ class Gate:
     ) -> None:
         self.capture: bool = capture
         self.redact: Redact | None = redact
-        self._named: Callable[[str, str], str | None] | None = _named_of(redact)
+        self._named: Callable[[str, str], str | None] | None = own_method(redact, "named")
         self.limit_bytes: int = limit_bytes
         # A character has four bytes at most.
         self.untouched_length: int = limit_bytes // 4 if redact is None else -1
@@ -87,7 +99,7 @@ class Gate:
     def _json(self, value: object, is_message: bool) -> str | None:
         encoded: bytes | bytearray | None = None
         if self.redact is not None:
-            copier = Copier(text_length=self.limit_bytes, on_text=self._redacted)
+            copier = self._copier()
             value = copier.copy(value, is_message, is_outermost=True)
             if not copier.has_cut:
                 encoded = encoded_within(value, self.limit_bytes)
@@ -113,15 +125,17 @@ class Gate:
 
         None for a text of which the redactor leaves nothing.
         """
+        name = None if name is None or self._named is None else name_of(name)
         if isinstance(value, str):
             return self._cut(value, name)
-        if value is None or isinstance(value, float):
+        found: float | str | None = None if name is None else hidden(value, self._redacted, name)
+        if found is None and isinstance(value, int | float) and self.redact is not None:
+            found = changed_number(value, self._redacted)
+        if found is not None:
+            return found if found != "" else None
+        if value is None or isinstance(value, int | float) or self._is_one_word(value):
             return value
-        if isinstance(value, int):
-            return value if self.redact is None else changed_number(value, self._redacted, name)
-        if self._is_one_word(value):
-            return value
-        copier = Copier(text_length=self.limit_bytes, on_text=self._redacted)
+        copier = self._copier()
         if self.redact is not None:
             # Whatever the span would turn into text must be text here.
             value = copier.copy(value, is_message=False, name=name)
@@ -140,6 +154,9 @@ class Gate:
         items = cast("list[Any]", value)
         return len(items) == 1 and type(items[0]) is str and len(items[0]) <= self.untouched_length
 
+    def _copier(self) -> Copier:
+        return Copier(text_length=self.limit_bytes, on_text=self._redacted, reads_names=self._named is not None)
+
     def _cut(self, text: str, name: str | None = None) -> str | None:
         limit = self.limit_bytes
         if self.redact is None:
@@ -153,7 +170,7 @@ class Gate:
             return FAILED
         started = time.perf_counter()
         try:
-            result = redact(utf8(text)) if name is None or named is None else named(utf8(name), utf8(text))
+            result = redact(utf8(text)) if name is None or named is None else named(name, utf8(text))
         except Exception as exc:
             self._faults.drop("text that the redactor failed on", type(exc).__name__)
             return FAILED
@@ -176,11 +193,6 @@ class Gate:
             self._faults.drop("content after a slow redactor", reason)
 
 
-def _named_of(redact: Any) -> Any:
-    # Looked up as Python does for its own methods: there are objects that answer to every name.
-    return redact.named if callable(getattr(cast("type[object]", type(redact)), "named", None)) else None
-
-
 CLOSED: Final = Gate(capture=False)
 """The gate of handles that record nothing."""
 
@@ -194,6 +206,6 @@ def checked_redactor(redact: object) -> Redact | None:
     if redact is None:
         return None
     call = getattr(redact, "__call__", None)  # noqa: B004 - an object may be called through a coroutine method
-    if not callable(redact) or any(map(inspect.iscoroutinefunction, (redact, call, _named_of(redact)))):
+    if not callable(redact) or any(map(inspect.iscoroutinefunction, (redact, call, own_method(redact, "named")))):
         raise ConfigurationError("redact must be a plain function from a text to a text (or None to drop it)")
     return cast(Redact, redact)

@@ -48,13 +48,20 @@ _SLACK: Final = 64
 _MAPPINGS: Final = (MappingProxyType, UserDict, ChainMap)
 
 
+def own_method(value: Any, name: str) -> Any:
+    """A method of the value's class, if there is one.
+
+    Looked up as Python does for its own methods: there are objects that answer to every name.
+    """
+    return getattr(value, name) if callable(getattr(cast("type[object]", type(value)), name, None)) else None
+
+
 def readable(value: Any) -> object:
     """What msgspec has no encoding for: the SDKs' models, the standard library's mappings, and at last their text."""
-    kind = type(cast(object, value))
-    # Looked up as Python does for its own methods: there are objects that answer to every name.
-    if callable(getattr(kind, "model_dump", None)):
-        return value.model_dump(mode="json")
-    if issubclass(kind, _MAPPINGS):
+    dump = own_method(value, "model_dump")
+    if dump is not None:
+        return dump(mode="json")
+    if issubclass(type(cast(object, value)), _MAPPINGS):
         return dict(value)
     return str(value)
 
@@ -132,11 +139,12 @@ def utf8(text: str) -> str:
     return text
 
 
-OnText: TypeAlias = Callable[[str, str | None], str]
+Replace: TypeAlias = Callable[[str, str | None], str]
 """Replaces a text, which in a mapping stands under a name."""
+_WORD_ASKED: Final = "x"
 
 
-def changed(text: str, on_text: OnText | None, limit: int, name: str | None = None) -> str:
+def changed(text: str, on_text: Replace | None, limit: int, name: str | None = None) -> str:
     """The text as it may be kept: at most `limit` characters of it, and never half of what `on_text` would replace."""
     if len(text) > limit and type(text) is not Head:
         text = head_of(text, limit + OVERLAP)
@@ -149,13 +157,28 @@ def changed(text: str, on_text: OnText | None, limit: int, name: str | None = No
     return found
 
 
-def changed_number(value: int, on_text: OnText | None, name: str | None = None) -> int | str:
+def changed_number(value: float, on_text: Replace | None) -> float | str:
     """The number, or what is kept of one that may say who somebody is: a text, if `on_text` makes another of it."""
     if on_text is None or -_LONG_NUMBER < value < _LONG_NUMBER:
         return value
-    digits = _digits(value)
-    found = on_text(digits, name)
+    if isinstance(value, float) and not value.is_integer():  # which infinity and NaN are not either
+        return value
+    digits = _digits(int(value))
+    found = on_text(digits, None)
     return value if found == digits else found
+
+
+def name_of(key: str) -> str:
+    """A key as a redactor is told it: its end, where it is very long."""
+    return utf8(str.__str__(key)[-_LONGEST_KEY:])
+
+
+def hidden(value: Any, on_text: Replace, name: str) -> str | None:
+    """What stands for a number or a structure whose name has its texts replaced; None if it may be looked into."""
+    if value is None or isinstance(value, str | bool):
+        return None
+    found = on_text(_WORD_ASKED, name)
+    return None if found == _WORD_ASKED else found
 
 
 def note_like(item: Any, marker: str) -> object:
@@ -205,21 +228,25 @@ class Copier:
         structure_bytes: How long the JSON of all but the texts may be; it can only be estimated.
         text_length: How many characters of a text are looked at.
         on_text: Replaces each text and long number, keys of mappings too, except for the words of the conventions.
+        reads_names: Whether `on_text` is told the names of what stands in mappings.
     """
 
-    __slots__ = ("_on_text", "_structure_bytes", "_text_length", "_values", "has_cut", "used_bytes")
+    __slots__ = ("_on_text", "_reads_names", "_structure_bytes", "_text_length", "_values", "has_cut", "used_bytes")
 
     def __init__(
         self,
         values: int = MAX_VALUES,
         structure_bytes: int = MAX_CONTENT_BYTES,
         text_length: int = MAX_CONTENT_BYTES,
-        on_text: OnText | None = None,
+        on_text: Replace | None = None,
+        *,
+        reads_names: bool = False,
     ) -> None:
         self._values = values
         self._structure_bytes = structure_bytes
         self._text_length = text_length
         self._on_text = on_text
+        self._reads_names = reads_names
         self.used_bytes: int = 0
         self.has_cut: bool = False
         """Whether the copy has a `Head` in it."""
@@ -237,10 +264,10 @@ class Copier:
         if isinstance(value, list | tuple):
             return self._list(cast("list[Any]", value), is_message, is_outermost, name)
         self.used_bytes += _NUMBER_BYTES
-        if value is None or isinstance(value, float):
-            return value
-        if isinstance(value, int):
-            return self._number(value, name)
+        if value is None:
+            return None
+        if isinstance(value, int | float):
+            return self._number(value)
         return self._other(value, is_message, name)
 
     def _has_room(self) -> bool:
@@ -249,10 +276,10 @@ class Copier:
     def _text(self, text: str, name: str | None = None) -> str:
         return self._counted(changed(text, self._on_text, self._text_length, name))
 
-    def _number(self, value: int, name: str | None) -> int | str:
-        if value.bit_length() > 63:
-            return self._text(_digits(value), name)
-        found = changed_number(value, self._on_text, name)
+    def _number(self, value: float) -> float | str:
+        if isinstance(value, int) and value.bit_length() > 63:
+            return self._text(_digits(value))
+        found = changed_number(value, self._on_text)
         return self._counted(found) if isinstance(found, str) else found
 
     def _counted(self, found: str) -> str:
@@ -273,7 +300,8 @@ class Copier:
                 continue
             if not self._has_room():
                 return self._cut_dict(found, value)
-            found[self._key(key)] = self.copy(item, is_message=False, name=key if isinstance(key, str) else None)
+            written = key if isinstance(key, str) else _written(key)
+            found[self._key(written)] = self._under(written, item)
         return found
 
     def _say(self, value: Mapping[Any, Any], found: dict[str, Any]) -> None:
@@ -302,9 +330,15 @@ class Copier:
         cut["truncated"] = f"[{cut.total} items, truncated]"
         return cut
 
-    def _key(self, key: Any) -> str:
-        if not isinstance(key, str):
-            (key,) = msgspec.json.decode(encoder.encode({key: None}))
+    def _under(self, key: str, item: Any) -> Any:
+        on_text = self._on_text
+        if on_text is None or not self._reads_names:
+            return self.copy(item, is_message=False)
+        name = name_of(key)
+        found = hidden(item, on_text, name)
+        return self.copy(item, is_message=False, name=name) if found is None else self._counted(found)
+
+    def _key(self, key: str) -> str:
         found = shorten(changed(key, self._on_text, _LONGEST_KEY), _LONGEST_KEY)
         self.used_bytes += len(found) + 4
         return found
@@ -421,9 +455,15 @@ def _fields_of(value: msgspec.Struct) -> dict[str, Any]:
     return found
 
 
+def _written(key: Any) -> str:
+    """A key that is no text, as JSON has it."""
+    (found,) = msgspec.json.decode(encoder.encode({key: None}))
+    return cast(str, found)
+
+
 def _digits(value: int) -> str:
-    # Python refuses, or takes minutes, to write an integer of a million digits.
-    return str(value) if value.bit_length() < 10_000 else f"[integer of {value.bit_length()} bits, truncated]"
+    # Python refuses, or takes minutes, to write an integer of a million digits; a member of an enumeration is its name.
+    return str(int(value)) if value.bit_length() < 10_000 else f"[integer of {value.bit_length()} bits, truncated]"
 
 
 def shorten(text: str, limit_bytes: int) -> str:

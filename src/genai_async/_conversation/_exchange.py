@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from opentelemetry.context import Context
+from opentelemetry.context import Context, attach, get_current
 from opentelemetry.trace import Span
 
 from .._loop import block_of, whoever_runs
-from .._otel import attach, get_current
 from ._handle import context_of
 from ._outcome import ABANDONED
 from ._runtime import current_runtime

@@ -42,6 +42,7 @@ class Field(NamedTuple):
 
 
 _MAX_TEXTS: Final = 1_000
+_INDENTED: Final = 256  # JSON may begin with spaces, and whoever writes prose does not begin with many
 
 
 def text(value: Any) -> str:
@@ -110,7 +111,7 @@ def choices(value: Any) -> int | None:
 
 def tool_value(value: Any) -> Any:
     """A tool's arguments or result; JSON text of an object or array is taken as the value that it means."""
-    return decoded(value) if isinstance(value, str) and value[:1] in {"{", "["} else value
+    return decoded(value) if isinstance(value, str) and value[:_INDENTED].lstrip()[:1] in {"{", "["} else value
 
 
 SYSTEM_INSTRUCTIONS: Final = Field(sc.SYSTEM_INSTRUCTIONS, to_instructions, is_content=True, is_message=True)

@@ -24,7 +24,7 @@ from opentelemetry.trace import (
 )
 
 from .._loop import still_runs
-from .._otel import Plain
+from .._plain import Plain
 from . import _semconv as sc
 from ._carrier import write_carrier
 from ._clock import Time, to_ns

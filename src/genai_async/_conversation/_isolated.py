@@ -8,9 +8,7 @@ import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
-from opentelemetry.context import Context
-
-from .._otel import attach, get_current
+from opentelemetry.context import Context, attach, get_current
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

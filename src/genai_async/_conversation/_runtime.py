@@ -9,6 +9,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, Tracer
 
 from ._content import Gate
+from ._copying import own_method
 from ._faults import Faults, reason_of
 
 
@@ -34,8 +35,8 @@ class Runtime:
         self, tracer: Tracer, gate: Gate, faults: Faults, *, delivery: Delivery, cancellation_is_error: bool
     ) -> None:
         self.tracer: Tracer = tracer
-        # Our own tracer can tell, without a look at what a span has to say, that nobody will see it.
-        self.unsampled: Callable[[Context | None], Span | None] | None = getattr(tracer, "unsampled", None)
+        self.unsampled: Callable[[Context | None], Span | None] | None = own_method(tracer, "unsampled")
+        """Our own tracer can tell, without a look at what a span has to say, that nobody will see it."""
         self.gate: Gate = gate
         self.faults: Faults = faults
         self.delivery: Delivery = delivery

@@ -21,11 +21,10 @@ import weakref
 from contextvars import ContextVar
 from typing import Any, Final, NamedTuple, Protocol
 
-from opentelemetry.context import Context
+from opentelemetry.context import Context, attach, get_current
 from opentelemetry.trace import INVALID_SPAN, Span, set_span_in_context
 
 from .._loop import whoever_runs
-from .._otel import attach, get_current
 
 # The key under which OTel keeps the current span, learnt through its public interface.
 (_SPAN,) = set_span_in_context(INVALID_SPAN, Context())

@@ -39,7 +39,16 @@ _NAMED: Final = (
     r"(?:api[_-]?key|(?:access|auth|refresh|session)[_-]?token|secret(?:[_-]?(?:access[_-]?)?key)?"
     r"|(?:access|private)[_-]?key|client[_-]?secret|password|passwd|passphrase)"
 )
-_SECRET_NAME: Final = rf"{_NAME_BEGINS}(?i:{_NAMED}|authorization)s?\Z"
+# A name by itself says more than one in a text: parts of any kind (api.key, API Key), words in front without a gap
+# (DBPassword), a few behind (password_2). A plain `token` is none: models' answers are full of them.
+_TELLING: Final = (
+    r"(?:(?<![A-Za-z0-9])|(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z]))"
+    r"(?i:(?:api|access|private|secret|signing|encryption)[_.\s-]?key"
+    r"|(?:access|auth|api|bearer|bot|csrf|hf|id|oauth|refresh|secret|security|session|xsrf)[_.\s-]?token"
+    r"|(?:client[_.\s-]?)?secret(?:[_.\s-]?(?:access|value|key)){0,2}|password|passwd|pwd|passphrase)s?"
+    r"(?:[_.\s-]?(?i:[0-9]{1,4}|again|base|confirm|confirmation|current|new|old|repeat))?\W{0,4}\Z"
+    r"|(?:\A|[.\s])(?i:(?:proxy-)?authorization|(?:set-)?cookie)\W{0,4}\Z"
+)
 _LONGEST_NAME: Final = 64
 # JSON within JSON has its quotes escaped, once for each level.
 _ESCAPED: Final = r"\\{0,8}+"
@@ -47,10 +56,10 @@ _GROUP: Final = r"[0-9]++(?![A-Za-z]|\.[0-9])"
 
 # Each begins with the characters that it can begin with: most of a text is passed over by that.
 _SECRETS: Final = (
-    rf"(?=[Bb])(?P<bearer>{_WORD}(?i:bearer)\s{{1,8}}+){_OPAQUE}[A-Za-z0-9._~+/=-]{{8,}}+"
+    rf"(?=[Bb])(?P<bearer>{_WORD}(?i:bearer|basic)\s{{1,8}}+){_OPAQUE}[A-Za-z0-9._~+/=-]{{8,}}+"
     rf"|(?=[AESeghknprsx])(?P<key>{_WORD}(?:{_API_KEYS}))"
     rf"|(?=[AaCcPpRrSs])(?P<named>{_NAME_BEGINS}(?i:{_NAMED}){_ESCAPED}[\"']?\s{{0,4}}+[=:]{{1,2}}+>?\s{{0,4}}+{_ESCAPED}(?P<quote>[\"'])?)"
-    rf"(?(quote)(?:(?!{_ESCAPED}(?P=quote))[^\n]){{6,}}+|[^\s\"',;&]{{6,}}+)"
+    rf"(?(quote)(?:(?!{_ESCAPED}(?P=quote))[^\n])++|[^\s\"',;&]{{6,}}+)"
     r"|(?P<email>(?<![\w.%+-])[\w.%+-]{1,64}+@[\w-]{1,63}+(?:\.[\w-]{1,63}+){1,8}+)"
     rf"|(?=[0-9])(?P<numbers>(?<![A-Za-z0-9])(?<![0-9]\.)(?=[0-9](?:[ -]?[0-9]){{12}}){_GROUP}(?:[ -]{_GROUP})*+)"
 )
@@ -84,7 +93,7 @@ class SecretRedactor:
 
     def named(self, name: str, text: str) -> str:
         """The text without what looks like a secret, and nothing of it if its name says that it is one."""
-        return "[secret]" if text and _compiled(_SECRET_NAME).search(name[-_LONGEST_NAME:]) else self(text)
+        return "[secret]" if text and _compiled(_TELLING).search(name[-_LONGEST_NAME:]) else self(text)
 
     def __repr__(self) -> str:
         return "redact_secrets"
@@ -95,12 +104,12 @@ redact_secrets: Final = SecretRedactor()
 
     ga.tracing(redact=ga.redact_secrets)
 
-Finds the usual providers' API keys, bearer and web tokens, private keys, values named like passwords, e-mail
+Finds the usual providers' API keys, bearer, basic and web tokens, private keys, values named like passwords, e-mail
 addresses, and card numbers whose check digit is right. Takes time in proportion to the text, whatever is in it.
 
-What stands under a name that ends like a secret's (`password`, `DB_PASSWORD`, `apiKey`, `client_secret`), in a dict or
-as an attribute, is replaced as a whole. A redactor of your own that builds on this one gets to see names if it has a
-method `named` as well:
+What stands under a name that ends like a secret's (`password`, `DB_PASSWORD`, `api.key`, `client_secret`,
+`Authorization`), in a dict or as an attribute, is replaced as a whole, whatever it is but True, False and None. A
+redactor of your own that builds on this one gets to see names if its class has a method `named` as well:
 
     class Redactor:
         def __call__(self, text): return without_names(ga.redact_secrets(text))

@@ -170,8 +170,7 @@ class _Agent(_StartsLLMs, TaskOwner):
         base: Context | None,
         gate: Gate,
     ) -> None:
-        # Made for the first of them: what an open turn holds, the garbage collector walks again and again.
-        self._calls: list[tuple[Usage | None, tuple[str, ...] | None]] | None = None
+        self._calls: list[tuple[Usage | None, tuple[str, ...] | None]] = []
         self._name: str | None = None
         self.model: str | None = None
         super().__init__(runtime, session, parent, base, gate)
@@ -217,10 +216,6 @@ class _Agent(_StartsLLMs, TaskOwner):
         return self
 
     def _tally(self, usage: Usage | None, finish_reasons: tuple[str, ...] | None) -> None:
-        # Made before the look: making it may run a finalizer that comes here, too.
-        fresh: list[tuple[Usage | None, tuple[str, ...] | None]] = []
-        if self._calls is None:
-            self._calls = fresh
         self._calls.append((usage, finish_reasons))
 
     def _ambient_parts(self) -> tuple[Session | None, SpanHandle, Span | None]:
@@ -258,15 +253,14 @@ class _Agent(_StartsLLMs, TaskOwner):
             self._put_usage(usage, totals_only=True)
 
     def _complete(self, attributes: dict[str, Any]) -> None:
-        calls = self._calls
-        if calls is None:
+        if not self._calls:
             return
         for key, name in ((sc.USAGE_INPUT_TOKENS, "input_tokens"), (sc.USAGE_OUTPUT_TOKENS, "output_tokens")):
-            counts = [getattr(usage, name) for usage, _ in calls if usage is not None]
+            counts = [getattr(usage, name) for usage, _ in self._calls if usage is not None]
             known = [value for value in counts if issubclass(type(value), int) and value is not True and value >= 0]
             if known and key not in attributes:
                 attributes[key] = sum(known)
-        reasons = [given for _, given in calls if given is not None]
+        reasons = [given for _, given in self._calls if given is not None]
         if reasons and sc.RESPONSE_FINISH_REASONS not in attributes:
             attributes[sc.RESPONSE_FINISH_REASONS] = reasons[-1]
 
@@ -396,7 +390,7 @@ class LLM(_StartsTools):
         gate: Gate,
     ) -> None:
         self._is_cut = False
-        self._pieces: list[Part] | None = None
+        self._pieces: list[Part] = []
         self._rooms: dict[type[Part], int] | None = None
         self._usage: Usage | None = None
         self.model: str | None = None
@@ -458,7 +452,7 @@ class LLM(_StartsTools):
             try:
                 part = _media_part(content, uri, file_id, mime_type, modality)
                 self._take_room(type(part), len(part.content) if isinstance(part, BlobPart) else _WORD_SIZE)
-                self._keep(part)
+                self._pieces.append(part)
             except Exception as exc:
                 self._drop("LLM.attach_media", exc)
         return self
@@ -481,16 +475,10 @@ class LLM(_StartsTools):
             try:
                 said = f.text(text)
                 room = self._take_room(kind, len(said))
-                self._keep(kind(said if len(said) <= room else said[:room]))
+                self._pieces.append(kind(said if len(said) <= room else said[:room]))
             except Exception as exc:
                 self._drop("LLM.output", exc)
         return self
-
-    def _keep(self, piece: Part) -> None:
-        fresh: list[Part] = []
-        if self._pieces is None:
-            self._pieces = fresh
-        self._pieces.append(piece)
 
     def _take_room(self, kind: type[Part], size: int) -> int:
         """How much of a piece may be kept: no more of each kind than an attribute holds and a redactor looks at.
@@ -566,13 +554,14 @@ class LLM(_StartsTools):
             attributes[sc.RESPONSE_FINISH_REASONS] = ("error",) * choices
         if sc.REQUEST_MODEL in attributes:
             self._span.update_name(span_name(self._operation, attributes[sc.REQUEST_MODEL]))
-        if self._pieces is not None:
-            self._put_pieces(self._pieces)
+        if self._pieces:
+            self._put_pieces()
         agent = agent_of(self)
         if agent is not None:
             agent._tally(self._usage, attributes.get(sc.RESPONSE_FINISH_REASONS))
 
-    def _put_pieces(self, pieces: list[Part]) -> None:
+    def _put_pieces(self) -> None:
+        pieces = self._pieces
         parts: list[Part] = []
         for kind in (ReasoningPart, TextPart):
             texts = [piece.content for piece in pieces if type(piece) is kind]

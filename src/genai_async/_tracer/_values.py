@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias, cast
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.util.types import AnyValue
 
-from .._otel import Plain
+from .._plain import Plain
 from ._notice import once
 
 Attributes: TypeAlias = dict[str, AnyValue]
