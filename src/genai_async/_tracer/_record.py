@@ -80,11 +80,11 @@ class Record(ReadableSpan):
 
     @property
     def events(self) -> Sequence[Event]:
-        return tuple(self._events)
+        return tuple(self._events) if self._events is not NO_EVENTS else ()
 
     @property
     def links(self) -> Sequence[Link]:
-        return tuple(self._links)
+        return tuple(self._links) if self._links is not NO_LINKS else ()
 
     @property
     def dropped_attributes(self) -> int:
