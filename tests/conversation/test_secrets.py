@@ -32,6 +32,10 @@ PGP = "-----BEGIN PGP PRIVATE KEY BLOCK-----\nlQOYBF\n-----END PGP PRIVATE KEY B
         ('{"password":"abc","a":""}', '{"password":"[secret]","a":""}'),
         ('{"password": "", "a": "b"}', '{"password": "", "a": "b"}'),
         ("{'authorization': 'Basic dXNlcjpwYXNzd29yZA=='}", "{'authorization': 'Basic [token]'}"),
+        ("Basic YTpi", "Basic [token]"),
+        ('{"password": "hunter22\\"tail", "b": 1}', '{"password": "[secret]", "b": 1}'),
+        ('{\\"password\\": \\"hunter22\\\\\\"tail\\", 1}', '{\\"password\\": \\"[secret]\\", 1}'),
+        ("{'password': \"it's me\"}", "{'password': \"[secret]\"}"),
         (f"my key:\n{PEM}\nend", "my key:\n[private key]\nend"),
         ("cut -----BEGIN PRIVATE KEY-----\nMIIE", "cut [private key]"),
         ("card 4111 1111 1111 1111 ok", "card [card] ok"),
@@ -70,6 +74,11 @@ def test_secrets_are_replaced(text: str, expected: str) -> None:
         "2026-11-22 21:18:43",
         "sk-short",
         "basic understanding of the password: it is no secret",
+        "basic JavaScript, Basic PostgreSQL, basic 2024-01-01 and basic self-introduction-2",
+        '["password:", "it\'s"]',
+        '{"a":"password: ","b":"it"}',
+        'curl -d "password=" -d "user=bob"',
+        "4 " * 20,
         "",
     ],
 )
@@ -93,6 +102,11 @@ def test_other_text_stays(text: str) -> None:
         "4 ",
         "4111 ",
         "password='",
+        'password":"',
+        'password":"\\"',
+        "basic ",
+        "basic YTpi",
+        "411 ",
         "password=\\\\",
         "bearer ",
         "-----BEGIN PRIVATE KEY-----",
@@ -149,6 +163,8 @@ class Login:
         ({"Authorization": "Basic YTpi", "Accept": "*/*"}, {"Authorization": "[secret]", "Accept": "*/*"}),
         ({"access_token": b"abc", "password": ""}, {"access_token": "[secret]", "password": ""}),
         ({Key.PASSWORD: "x"}, {"password": "[secret]"}),
+        ([(b"authorization", b"x"), (b"host", b"h")], [["authorization", "[secret]"], ["host", "h"]]),
+        ([["password", "x"], ["a", "b", "c"]], [["password", "[secret]"], ["a", "b", "c"]]),
         (Login("kim", "x"), {"user": "kim", "password": "[secret]"}),
         ({"password_hint": "the cat", "passwords_tried": 3}, {"password_hint": "the cat", "passwords_tried": 3}),
         ({"card": CARD, "order": CARD + 1, "count": 7}, {"card": "[card]", "order": CARD + 1, "count": 7}),
@@ -246,6 +262,57 @@ def test_names_of_secrets(name: str) -> None:
 def test_names_of_others(name: str) -> None:
     """What only looks like such a name keeps its text."""
     assert ga.redact_secrets.named(name, "a text") == "a text"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "userpassword",
+        "dbpassword",
+        "openaiapikey",
+        "private_key_pem",
+        "password_hash",
+        "passwords[0]",
+        "pass_phrase",
+        "credentials",
+        "GITHUB_TOKEN",
+        "set_cookie",
+        "cookies",
+        "session_cookie",
+        "HTTP_AUTHORIZATION",
+        "HTTP_COOKIE",
+        "proxy_authorization",
+        "headers['Authorization']",
+        "http.request.header.set_cookie",
+    ],
+)
+def test_names_as_programs_write_them(name: str) -> None:
+    """Glued together, as variables of an environment, or with what takes an item out."""
+    assert ga.redact_secrets.named(name, "x") == "[secret]"
+
+
+def test_tool_definitions_stay_whole() -> None:
+    """A parameter that is named like a secret is described, not told."""
+    schema = {"type": "object", "properties": {"password": {"type": "string", "description": "Ask for it."}}}
+    with traced(redact=ga.redact_secrets) as spans:
+        tools = [{"type": "function", "function": {"name": "login", "parameters": schema}}]
+        ga.start_llm("m", provider_name="p", tool_definitions=tools).end()
+    assert spans.json("gen_ai.tool.definitions")[0]["parameters"] == schema
+
+
+def test_a_redactor_that_cannot_be_read_is_refused() -> None:
+    """Whatever goes wrong where the set-up looks at it is said there."""
+
+    class Meta(type):
+        def __getattr__(cls, name: str) -> Any:
+            raise RuntimeError(name)
+
+    class Odd(metaclass=Meta):
+        def __call__(self, text: str) -> str:
+            return text
+
+    with pytest.raises(ga.ConfigurationError, match="redact"), traced(redact=Odd()):
+        pass
 
 
 def test_long_names_take_no_time() -> None:

@@ -206,6 +206,10 @@ def checked_redactor(redact: object) -> Redact | None:
     if redact is None:
         return None
     call = getattr(redact, "__call__", None)  # noqa: B004 - an object may be called through a coroutine method
-    if not callable(redact) or any(map(inspect.iscoroutinefunction, (redact, call, own_method(redact, "named")))):
+    try:
+        is_plain = not any(map(inspect.iscoroutinefunction, (redact, call, own_method(redact, "named"))))
+    except Exception as exc:
+        raise ConfigurationError(f"redact: its method `named` cannot be read: {type(exc).__name__}") from exc
+    if not callable(redact) or not is_plain:
         raise ConfigurationError("redact must be a plain function from a text to a text (or None to drop it)")
     return cast(Redact, redact)

@@ -168,9 +168,10 @@ def changed_number(value: float, on_text: Replace | None) -> float | str:
     return value if found == digits else found
 
 
-def name_of(key: str) -> str:
+def name_of(key: str | bytes) -> str:
     """A key as a redactor is told it: its end, where it is very long."""
-    return utf8(str.__str__(key)[-_LONGEST_KEY:])
+    end = key[-_LONGEST_KEY:]
+    return end.decode("latin-1") if isinstance(end, bytes) else utf8(str.__str__(end))
 
 
 def hidden(value: Any, on_text: Replace, name: str) -> str | None:
@@ -301,7 +302,7 @@ class Copier:
             if not self._has_room():
                 return self._cut_dict(found, value)
             written = key if isinstance(key, str) else _written(key)
-            found[self._key(written)] = self._under(written, item)
+            found[self._key(written)] = self._under(key if isinstance(key, bytes) else written, item)
         return found
 
     def _say(self, value: Mapping[Any, Any], found: dict[str, Any]) -> None:
@@ -320,8 +321,18 @@ class Copier:
                 self.used_bytes += len(item)
                 is_word = self._on_text is None or _WORD.fullmatch(item)
                 found[key] = utf8(item) if is_word else changed(item, self._on_text, self._text_length)
+            elif key == "parameters":
+                found[key] = self._schema(item)
             else:
                 found[key] = self.copy(item, is_own and key not in _FREE_FORM)
+
+    def _schema(self, value: Any) -> Any:
+        # Names in a JSON Schema are those of what a tool takes, and what stands under them is no value.
+        reads_names, self._reads_names = self._reads_names, False
+        try:
+            return self.copy(value, is_message=False)
+        finally:
+            self._reads_names = reads_names
 
     def _cut_dict(self, found: dict[str, Any], value: Mapping[Any, Any]) -> CutDict:
         self.used_bytes += TEXT_BYTES
@@ -330,7 +341,7 @@ class Copier:
         cut["truncated"] = f"[{cut.total} items, truncated]"
         return cut
 
-    def _under(self, key: str, item: Any) -> Any:
+    def _under(self, key: str | bytes, item: Any) -> Any:
         on_text = self._on_text
         if on_text is None or not self._reads_names:
             return self.copy(item, is_message=False)
@@ -350,6 +361,9 @@ class Copier:
         if isinstance(items, CutList):
             items = items[1:] if is_outermost else items[:-1]
         self.used_bytes += 2
+        if self._reads_names and not is_message and len(items) == total == 2 and isinstance(items[0], str | bytes):
+            # A name and a value, as servers have headers.
+            return [self.copy(items[0], is_message, name=name), self._under(items[0], items[1])]
         found: list[Any] = []
         for item in reversed(items) if is_outermost else items:
             if not self._has_room():

@@ -9,6 +9,7 @@ end). The longest of secrets goes whole, as a tail that stays is a secret, too.
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from functools import cache
 from typing import Final
 
@@ -42,24 +43,30 @@ _NAMED: Final = (
 # A name by itself says more than one in a text: parts of any kind (api.key, API Key), words in front without a gap
 # (DBPassword), a few behind (password_2). A plain `token` is none: models' answers are full of them.
 _TELLING: Final = (
-    r"(?:(?<![A-Za-z0-9])|(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z]))"
-    r"(?i:(?:api|access|private|secret|signing|encryption)[_.\s-]?key"
+    r"(?:(?i:password|passwd|passphrase|apikey)"
+    r"|(?:(?<![A-Za-z0-9])|(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z]))"
+    r"(?i:(?:api|access|private|secret|signing|encryption)[_.\s-]?key|pass[_.\s-]phrase|pwd|credential"
     r"|(?:access|auth|api|bearer|bot|csrf|hf|id|oauth|refresh|secret|security|session|xsrf)[_.\s-]?token"
-    r"|(?:client[_.\s-]?)?secret(?:[_.\s-]?(?:access|value|key)){0,2}|password|passwd|pwd|passphrase)s?"
-    r"(?:[_.\s-]?(?i:[0-9]{1,4}|again|base|confirm|confirmation|current|new|old|repeat))?\W{0,4}\Z"
-    r"|(?:\A|[.\s])(?i:(?:proxy-)?authorization|(?:set-)?cookie)\W{0,4}\Z"
+    r"|(?:client[_.\s-]?)?secret(?:[_.\s-]?(?:access|value|key)){0,2})"
+    r"|(?<=[A-Z0-9]_)TOKEN)(?i:s)?"
+    r"(?:[_.\s\[-]?(?i:[0-9]{1,4}|again|base|confirm|confirmation|current|hash|new|old|pem|repeat|value))?\W{0,4}\Z"
+    r"|(?<![\w-])(?i:(?:https?[_-])?(?:proxy[_-])?authorization|(?:https?[_-])?(?:(?:set|session)[_-])?cookies?)\W{0,4}\Z"
 )
 _LONGEST_NAME: Final = 64
 # JSON within JSON has its quotes escaped, once for each level.
 _ESCAPED: Final = r"\\{0,8}+"
+# Up to the quote that closes the value: one with as many backslashes as the one that opened it.
+_QUOTED: Final = r"(?:(?!(?<!\\)(?P=quote))[^\n])"
 _GROUP: Final = r"[0-9]++(?![A-Za-z]|\.[0-9])"
 
 # Each begins with the characters that it can begin with: most of a text is passed over by that.
 _SECRETS: Final = (
-    rf"(?=[Bb])(?P<bearer>{_WORD}(?i:bearer|basic)\s{{1,8}}+){_OPAQUE}[A-Za-z0-9._~+/=-]{{8,}}+"
+    rf"(?=[Bb])(?P<bearer>{_WORD}(?i:bearer)\s{{1,8}}+){_OPAQUE}[A-Za-z0-9._~+/=-]{{8,}}+"
     rf"|(?=[AESeghknprsx])(?P<key>{_WORD}(?:{_API_KEYS}))"
-    rf"|(?=[AaCcPpRrSs])(?P<named>{_NAME_BEGINS}(?i:{_NAMED}){_ESCAPED}[\"']?\s{{0,4}}+[=:]{{1,2}}+>?\s{{0,4}}+{_ESCAPED}(?P<quote>[\"'])?)"
-    rf"(?(quote)(?:(?!{_ESCAPED}(?P=quote))[^\n])++|[^\s\"',;&]{{6,}}+)"
+    rf"|(?=[AaCcPpRrSs])(?P<named>{_NAME_BEGINS}(?i:{_NAMED})(?P<told>{_ESCAPED}[\"'])?+"
+    rf"\s{{0,4}}+[=:]{{1,2}}+>?\s{{0,4}}+(?P<quote>{_ESCAPED}[\"'])?)"
+    rf"(?(quote)(?(told){_QUOTED}++|{_QUOTED}{{6,}}+)|[^\s\"',;&]{{6,}}+)"
+    rf"|(?=[Bb])(?P<basic>{_WORD}(?i:basic)\s{{1,8}}+)(?P<pair>[A-Za-z0-9+/]{{4,}}+={{0,2}})"
     r"|(?P<email>(?<![\w.%+-])[\w.%+-]{1,64}+@[\w-]{1,63}+(?:\.[\w-]{1,63}+){1,8}+)"
     rf"|(?=[0-9])(?P<numbers>(?<![A-Za-z0-9])(?<![0-9]\.)(?=[0-9](?:[ -]?[0-9]){{12}}){_GROUP}(?:[ -]{_GROUP})*+)"
 )
@@ -122,13 +129,26 @@ def _replacement(match: re.Match[str]) -> str:
         return f"{named}[secret]"
     if (bearer := match["bearer"]) is not None:
         return f"{bearer}[token]"
+    if (basic := match["basic"]) is not None:
+        return f"{basic}[token]" if _is_credentials(match["pair"]) else match[0]
     if match["numbers"] is not None:
         return _without_cards(match[0])
     return "[key]" if match["key"] is not None else "[e-mail]"
 
 
+def _is_credentials(coded: str) -> bool:
+    """Whether this says a user and a password (RFC 7617), and is no word that comes after `basic`."""
+    try:
+        said = b64decode(coded + "=" * (-len(coded) % 4)).decode()
+    except ValueError:
+        return False
+    return ":" in said and said.isprintable()
+
+
 def _without_cards(numbers: str) -> str:
     """Groups of digits without those that are a card's number together; others may stand before and behind."""
+    if _compiled("[0-9]{3}").search(numbers) is None:  # as many groups as a card's number has would be too short
+        return numbers
     is_issuer = _compiled(_ISSUERS).match
     groups = [group.span() for group in _compiled("[0-9]+").finditer(numbers)]
     pieces: list[str] = []
