@@ -375,9 +375,12 @@ def test_no_quadratic_time(name: str) -> None:
 
 
 def test_many_dead_neighbours(tmp_path: Path) -> None:
-    """Taking over from four times as many dead processes takes about four times as long."""
-    small, large = paces(_segments(tmp_path / "small", 400)), paces(_segments(tmp_path / "large", 1600))
-    assert large < 9 * small
+    """Taking over from sixteen times as many dead processes takes about sixteen times as long, and not 256 times.
+
+    The bound lies far from both: files take the system from one to four times as long, whoever else writes some.
+    """
+    small, large = paces(_segments(tmp_path / "small", 200)), paces(_segments(tmp_path / "large", 3200))
+    assert large < 80 * small
 
 
 def test_a_batch_that_is_always_too_large() -> None:
