@@ -298,6 +298,11 @@ def test_tool_definitions_stay_whole() -> None:
         tools = [{"type": "function", "function": {"name": "login", "parameters": schema}}]
         ga.start_llm("m", provider_name="p", tool_definitions=tools).end()
     assert spans.json("gen_ai.tool.definitions")[0]["parameters"] == schema
+    odd = {"type": "odd", "parameters": {"password": "x"}}
+    with traced(redact=ga.redact_secrets) as spans:
+        ga.start_llm("m", provider_name="p", input_messages=[{"role": "user", "content": [odd]}]).end()
+    (message,) = spans.json("gen_ai.input.messages")
+    assert message["parts"] == [{"type": "odd", "parameters": {"password": "[secret]"}}]
 
 
 def test_a_redactor_that_cannot_be_read_is_refused() -> None:

@@ -321,7 +321,7 @@ class Copier:
                 self.used_bytes += len(item)
                 is_word = self._on_text is None or _WORD.fullmatch(item)
                 found[key] = utf8(item) if is_word else changed(item, self._on_text, self._text_length)
-            elif key == "parameters":
+            elif key == "parameters" and kind == "function":
                 found[key] = self._schema(item)
             else:
                 found[key] = self.copy(item, is_own and key not in _FREE_FORM)
