@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import MutableMapping
 from typing import Any, Final, cast
 
@@ -18,7 +19,7 @@ from ._types import App, Message, Receive, Scope, Send
 STATE_KEY: Final = "genai_async"
 
 
-class Connection:
+class Connection(ABC):
     """One request or WebSocket connection: runs the application in its session and sees every message."""
 
     __slots__ = ("_header", "_is_disconnected", "_outer", "_receive", "_send", "_state", "exchange")
@@ -67,7 +68,7 @@ class Connection:
             exchange.leave()
             del error
 
-    def begin(self) -> None:
+    def begin(self) -> None:  # noqa: B027  # on a WebSocket nothing does before the first message
         """Start what starts with the application."""
 
     def finish(self, error: BaseException | None) -> None:
@@ -88,13 +89,13 @@ class Connection:
         """End the turn that is going on; the state keeps it until the next one."""
         self.exchange.end_turn(error)
 
+    @abstractmethod
     async def receive(self) -> Message:
         """Pass a message from the client on."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def send(self, message: Message) -> None:
         """Pass a message to the client on."""
-        raise NotImplementedError
 
     async def pull(self) -> Message:
         """Receive from the server, in the context that it runs in."""
