@@ -326,7 +326,12 @@ async def load_backend() -> None:
         return
     import asyncio
 
-    await asyncio.get_running_loop().run_in_executor(None, anyio.run, _nothing)
+    await asyncio.get_running_loop().run_in_executor(None, _run_nothing)
+
+
+def _run_nothing() -> None:
+    # anyio itself loads its parts when they are named, so they are named here.
+    anyio.run(_nothing)
 
 
 async def _nothing() -> None:

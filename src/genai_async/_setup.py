@@ -16,9 +16,6 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypedDict, cast
 from weakref import WeakKeyDictionary
 
 import anyio
-import anyio.lowlevel
-import anyio.to_thread
-from anyio.abc import TaskStatus
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
@@ -39,12 +36,15 @@ from ._errors import ClosedError, ConfigurationError
 from ._loop import is_cancellation, load_backend
 from ._tracer import Delegate, Provider
 from ._version import VERSION
-from .export import Drop, ExportConfig, Exporter, ExportProcessor, ExportStats, FlushResult, ThreadHost
+from .export import Drop, ExportConfig, ExportStats, FlushResult
 
 if TYPE_CHECKING:
     import httpx
+    from anyio.abc import TaskGroup, TaskStatus
     from opentelemetry.sdk.trace.export import SpanExporter
     from typing_extensions import Unpack
+
+    from .export import Exporter, ThreadHost
 
 __all__ = ["Tracing", "TracingOptions", "configure", "tracing"]
 
@@ -142,7 +142,7 @@ class Tracing:
         self._provider: trace.TracerProvider = foreign or _own_provider(given)
         self._export_processor = None if self._exporter is None else self._to_exporter(given, self._exporter)
         self._result: FlushResult | None = None
-        self._group: anyio.abc.TaskGroup | None = None
+        self._group: TaskGroup | None = None
         self._runtime: Runtime | None = None
         self._host: ThreadHost | None = None
 
@@ -233,6 +233,8 @@ class Tracing:
             raise ClosedError("this Tracing is closed")
         self._install()
         if self._exporter is not None and self._host is None:
+            from .export import ThreadHost
+
             self._host = ThreadHost()
             self._host.start(self._exporter)
         return self
@@ -258,7 +260,7 @@ class Tracing:
         # Nothing comes between the two: once the block begins, the exporter knows which loop it sends from.
         task_status.started()
         try:
-            await cast(Exporter, self._exporter).run()
+            await cast("Exporter", self._exporter).run()
         except BaseException as exc:
             if not is_cancellation(exc):
                 raise
@@ -276,7 +278,7 @@ class Tracing:
             await self.aclose()
         finally:
             # The group is told of no error: nothing in it has failed, and it would wrap the caller's in a group.
-            await cast(anyio.abc.TaskGroup, self._group).__aexit__(None, None, None)
+            await cast("TaskGroup", self._group).__aexit__(None, None, None)
 
     def _install(self) -> None:
         if _env.flag("OTEL_SDK_DISABLED"):
@@ -304,6 +306,8 @@ class Tracing:
                 _seat_in(self._provider).remove(self._export_processor)
 
     def _to_exporter(self, given: Mapping[str, Any], exporter: Exporter) -> SpanProcessor:
+        from .export import ExportProcessor
+
         processor = ExportProcessor(exporter)
         if not given.get("redact_others"):
             return processor
@@ -539,6 +543,8 @@ def _exporter(given: Mapping[str, Any], *, is_joining: bool) -> Exporter | None:
         return None
     if _env.text("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL") == "grpc":
         _logger.warning("OTEL_EXPORTER_OTLP_PROTOCOL is grpc, but spans leave as http/json")
+    from .export import Exporter
+
     return Exporter(config)
 
 

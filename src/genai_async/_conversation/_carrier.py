@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import quote, unquote
 
+import msgspec
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
@@ -33,7 +34,7 @@ _STATE_MEMBER: Final = (
 )
 
 
-class Origin(NamedTuple):
+class Origin(msgspec.Struct, frozen=True):
     """What a carrier told: the span that it came from and the conversation, each None where it says nothing."""
 
     span: Span | None

@@ -17,12 +17,14 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, TypeVarTuple, Unpack, cast
 
 import anyio
-from anyio.abc import TaskGroup
 from opentelemetry.context import Context, attach, get_current
 from opentelemetry.trace import INVALID_SPAN, Span
 
 from .._loop import Host, Loop, block_of, is_cancellation, spawn
 from ._scope import NOWHERE, Scope, bare, context_with, current_context, own_of, scope_of
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
 
 Propagation: TypeAlias = Literal["inherit", "link", "detach"]
 
@@ -122,7 +124,7 @@ class Children:
         """
         await self._ready.wait()
         self._check_open()
-        return cast(TaskGroup, self._group)
+        return cast("TaskGroup", self._group)
 
     def _check_open(self) -> None:
         if self._done.is_set():
@@ -161,7 +163,7 @@ class Children:
         try:
             await self._closing.wait()
         except BaseException:
-            has_failed = cast(TaskGroup, self._group).cancel_scope.cancel_called
+            has_failed = cast("TaskGroup", self._group).cancel_scope.cancel_called
             if has_failed and not self._is_left and not self.cancel_scope.cancel_called:
                 self._is_early = True
                 if self._host is not None:

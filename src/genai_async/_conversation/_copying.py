@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import codecs
-import re
+import string
 from collections import ChainMap, UserDict
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -202,9 +202,9 @@ _FREE_FORM: Final = frozenset({"arguments", "response", "parameters"})
 _OWN_TYPES: Final = frozenset(
     {"text", "reasoning", "tool_call", "tool_call_response", "blob", "uri", "file", "function"}
 )
-_WORD: Final = re.compile(r"[A-Za-z0-9_./:+-]{1,64}")
-_LONGEST_WORD: Final = 256
-_TEXTUAL: Final = re.compile(r"^text/|json|xml", re.IGNORECASE)
+_WORD_CHARACTERS: Final = string.ascii_letters + string.digits + "_./:+-"
+_LONGEST_WORD: Final = 64
+_LONGEST_GIVEN_WORD: Final = 256
 _FROM_URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
 _SPACES: Final = b" \t\n\r\v\f"
 _OWN_STRUCTS: Final = (
@@ -317,9 +317,9 @@ class Copier:
             said = self._said(item, value.get("mime_type")) if key == "content" and kind == "blob" else None
             if said is not None:
                 found[key] = said
-            elif key in words and isinstance(item, str) and len(item) <= _LONGEST_WORD:
+            elif key in words and isinstance(item, str) and len(item) <= _LONGEST_GIVEN_WORD:
                 self.used_bytes += len(item)
-                is_word = self._on_text is None or _WORD.fullmatch(item)
+                is_word = self._on_text is None or _is_word(item)
                 found[key] = utf8(item) if is_word else changed(item, self._on_text, self._text_length)
             elif key == "parameters" and kind == "function":
                 found[key] = self._schema(item)
@@ -429,9 +429,17 @@ class Copier:
         return self._text(text, name)
 
 
+def _is_word(text: str) -> bool:
+    return 0 < len(text) <= _LONGEST_WORD and not text.strip(_WORD_CHARACTERS)
+
+
+def _is_textual(mime_type: str) -> bool:
+    return mime_type.startswith("text/") or "json" in mime_type or "xml" in mime_type
+
+
 def _text_in(encoded: str, mime_type: object, *, is_whole: bool) -> str | None:
     """The text that base64 says: of what is declared as text whatever can be read, of all else UTF-8 only."""
-    is_declared = isinstance(mime_type, str) and _TEXTUAL.search(mime_type) is not None
+    is_declared = isinstance(mime_type, str) and _is_textual(mime_type.lower())
     try:
         quads = _standard(encoded)
         length = len(quads)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 import time
 from typing import Final
 from uuid import UUID
@@ -21,9 +20,10 @@ def new_conversation_id() -> str:
 
 
 MAX_ID_LENGTH: Final = 128
-_VISIBLE: Final = re.compile(r"[!-~]{1,128}")
 
 
 def checked_id(given: object) -> str | None:
     """An id from outside, if it is one: 1 to 128 visible ASCII characters; backends drop or cut longer ones."""
-    return given if isinstance(given, str) and _VISIBLE.fullmatch(given) else None
+    if not isinstance(given, str) or not 0 < len(given) <= MAX_ID_LENGTH:
+        return None
+    return given if given.isascii() and given.isprintable() and " " not in given else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import islice
-from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, cast
+from typing import Any, Final, TypeAlias, TypeVar, cast
 from uuid import UUID
 
 import msgspec
@@ -261,7 +261,7 @@ _Times: TypeAlias = tuple[Time | None, Time | None]
 _Record = TypeVar("_Record", bound=_Logged)
 
 
-class _Tree(NamedTuple):
+class _Tree(msgspec.Struct, frozen=True):
     """A record with those under it, read once: what holds them may be a generator."""
 
     record: _Logged

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import re
+import string
 import traceback
 from types import CodeType
-from typing import Final, NamedTuple, cast
+from typing import Final, cast
+
+import msgspec
 
 from .._loop import is_cancellation, is_overdue, is_timeout
 
@@ -13,14 +15,15 @@ CANCELLED: Final = "cancelled"
 TIMEOUT: Final = "timeout"
 ABANDONED: Final = "abandoned"
 # A type is an identifier; anything else is what somebody would read, and would be a new type each time.
-_WORD: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_WORD_CHARACTERS: Final = string.ascii_letters + string.digits + "_.:-"
+_LONGEST_WORD: Final = 64
 _MAX_NESTED: Final = 50
 _MAX_DEPTH: Final = 10_000  # of groups in groups; one may say that it holds itself
 _LONGEST_TYPE: Final = 256
 OTHER: Final = "_OTHER"  # the conventions' word where there is none
 
 
-class Outcome(NamedTuple):
+class Outcome(msgspec.Struct, frozen=True):
     """`error_type` is what stands in `error.type`; `exception` is None where nothing was raised by the work itself.
 
     `text` is a message that was given instead of an exception.
@@ -52,7 +55,8 @@ def outcome_of(error: BaseException | str) -> Outcome:
 def _classified(error: BaseException | str) -> Outcome:
     if isinstance(error, str):
         word = str.__str__(error)
-        return Outcome(word, None) if _WORD.fullmatch(word) else Outcome(OTHER, None, word)
+        is_word = 0 < len(word) <= _LONGEST_WORD and not word.strip(_WORD_CHARACTERS)
+        return Outcome(word, None) if is_word else Outcome(OTHER, None, word)
     if not isinstance(error, BaseException):
         return Outcome(OTHER, None)
     error = _alone(error)

@@ -19,8 +19,9 @@ from __future__ import annotations
 import sys
 import weakref
 from contextvars import ContextVar
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
+import msgspec
 from opentelemetry.context import Context, attach, get_current
 from opentelemetry.trace import INVALID_SPAN, Span, set_span_in_context
 
@@ -282,7 +283,7 @@ def leave_one(scopes: list[Scope]) -> None:
     leave(scope)
 
 
-class Ambient(NamedTuple):
+class Ambient(msgspec.Struct):
     """What is current, made safe to use: nothing in it has ended but `stale`."""
 
     context: Context

@@ -20,12 +20,17 @@ Takes spans of any OpenTelemetry SDK provider. Reasons for drops:
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
 from ._config import ExportConfig, ExportOptions
-from ._exporter import Exporter
-from ._host import ThreadHost
-from ._processor import ExportProcessor
 from ._retry import RetryPolicy
 from ._stats import Drop, ExportStats, FlushResult
+
+if TYPE_CHECKING:
+    from ._exporter import Exporter
+    from ._host import ThreadHost
+    from ._processor import ExportProcessor
 
 __all__ = [
     "Drop",
@@ -38,3 +43,13 @@ __all__ = [
     "RetryPolicy",
     "ThreadHost",
 ]
+
+# What sends is loaded when somebody is about to: a program that sets nothing up imports the library, too.
+_LOADED_LATE: Final = {"Exporter": "._exporter", "ThreadHost": "._host", "ExportProcessor": "._processor"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LOADED_LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_LOADED_LATE[name], __name__), name)
+    return value

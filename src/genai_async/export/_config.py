@@ -1,13 +1,13 @@
 """The options of an exporter: a given one first, then `OTEL_*` variables, then a named default."""
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: a TypedDict compiles each annotation that is a string.
 
 import math
 import os
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 from urllib.parse import SplitResult, parse_qsl, quote, quote_plus, unquote, urlsplit
 
 import msgspec
@@ -19,7 +19,6 @@ from ._stats import Drop
 
 if TYPE_CHECKING:
     import httpx
-    from typing_extensions import Unpack
 
 __all__ = ["ExportConfig", "ExportOptions"]
 
@@ -36,10 +35,11 @@ DEFAULT_SPOOL_BYTES = 512 * 2**20
 DEFAULT_SPOOL_AGE = 7 * 24 * 3600.0
 TRACES_PATH = "/v1/traces"
 
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_VALUE = re.compile(r"(?![\t ])[\t\x20-\x7e\x80-\xff]*(?<![\t ])")
-_URL = re.compile(r"[^\x00-\x20\x7f\ud800-\udfff]{1,65536}")
-_NUMBERS = re.compile(r"[0-9]+(\.[0-9]+){3}")
+# Compiled when a configuration is made, and not when the library is imported.
+_HEADER_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_HEADER_VALUE = r"(?![\t ])[\t\x20-\x7e\x80-\xff]*(?<![\t ])"
+_LONGEST_URL = 65_536
+_NUMERIC = "0123456789."
 # Shorter words of a header's value are no secrets, and masking them would leave little to read.
 _SHORTEST_WORD = 4
 _OWN_HEADERS = frozenset({"content-type", "content-encoding", "content-length", "transfer-encoding", "host"})
@@ -67,7 +67,7 @@ class ExportOptions(TypedDict, total=False):
     max_spool_bytes: int | None
     max_spool_age: float | None
     on_drop: Callable[[Drop], object] | None
-    transport: httpx.AsyncBaseTransport | None
+    transport: "httpx.AsyncBaseTransport | None"
 
 
 class ExportConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,7 +125,7 @@ class ExportConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_spool_bytes: int = DEFAULT_SPOOL_BYTES
     max_spool_age: float = DEFAULT_SPOOL_AGE
     on_drop: Callable[[Drop], object] | None = None
-    transport: httpx.AsyncBaseTransport | None = None
+    transport: "httpx.AsyncBaseTransport | None" = None
 
     def __post_init__(self) -> None:
         _check_endpoint(self.endpoint)
@@ -149,7 +149,7 @@ class ExportConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigurationError("retry: must be a RetryPolicy")
 
     @classmethod
-    def resolve(cls, **options: Unpack[ExportOptions]) -> ExportConfig:
+    def resolve(cls, **options: Unpack[ExportOptions]) -> Self:
         """The given options, completed from `OTEL_EXPORTER_OTLP_*` and `OTEL_BSP_*`.
 
         A passed `endpoint` is a base URL, to which `/v1/traces` is appended unless its path ends in it, and so is
@@ -166,7 +166,7 @@ class ExportConfig(msgspec.Struct, frozen=True, kw_only=True):
             given["endpoint"] = _with_path(given["endpoint"], "endpoint")
         return cls(**{**_from_environment(), **given})
 
-    def with_credentials(self) -> ExportConfig:
+    def with_credentials(self) -> Self:
         """The same with user and password of the endpoint moved into an `Authorization` header."""
         parts = urlsplit(self.endpoint)
         if parts.username is None:
@@ -263,7 +263,7 @@ def _with_path(base: str, option: str) -> str:
 
 def _split(url: str, option: str) -> SplitResult:
     """The parts of a URL that can be posted to. The text of the URL stays out of errors, it may hold a key."""
-    if not isinstance(url, str) or not _URL.fullmatch(url):
+    if not isinstance(url, str) or not 0 < len(url) <= _LONGEST_URL or not _is_visible(url):
         raise ConfigurationError(f"{option}: must be a URL without spaces and control characters")
     try:
         parts = urlsplit(url)
@@ -279,6 +279,10 @@ def _split(url: str, option: str) -> SplitResult:
     return parts
 
 
+def _is_visible(text: str) -> bool:
+    return text.isprintable() and " " not in text
+
+
 def _is_host(host: str, *, is_bracketed: bool) -> bool:
     """Whether httpx takes it; importing that here to ask would hold up the caller."""
     from ipaddress import IPv4Address, IPv6Address
@@ -286,7 +290,7 @@ def _is_host(host: str, *, is_bracketed: bool) -> bool:
     try:
         if is_bracketed:
             IPv6Address(host)
-        elif _NUMBERS.fullmatch(host):
+        elif host.count(".") == 3 and not host.strip(_NUMERIC):
             IPv4Address(host)
         elif not host.isascii():
             import idna
@@ -305,11 +309,11 @@ def _check_headers(headers: Mapping[str, str]) -> None:
     if not isinstance(headers, Mapping):
         raise ConfigurationError("headers: must be a mapping of names to values")
     for name, value in headers.items():
-        if not isinstance(name, str) or not _TOKEN.fullmatch(name):
+        if not isinstance(name, str) or not re.fullmatch(_HEADER_NAME, name):
             raise ConfigurationError("headers: a name is not an HTTP token")
         if name.lower() in _OWN_HEADERS:
             raise ConfigurationError(f"headers: {name} is set by the exporter")
-        if not isinstance(value, str) or not _VALUE.fullmatch(value):
+        if not isinstance(value, str) or not re.fullmatch(_HEADER_VALUE, value):
             raise ConfigurationError(f"headers: the value of {name} has characters or blanks that HTTP does not allow")
 
 

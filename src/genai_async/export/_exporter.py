@@ -12,7 +12,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, cast
 
 import anyio
-import anyio.lowlevel
 from opentelemetry.sdk.trace import ReadableSpan
 
 from .._errors import ClosedError

@@ -8,7 +8,6 @@ import threading
 from contextlib import suppress
 
 import anyio
-import anyio.lowlevel
 
 from .._loop import run_inline
 from ._exporter import Exporter

@@ -15,7 +15,7 @@ import msgspec
 __all__ = ["trim"]
 
 _MARKER = "... [trimmed, was {} {}]"
-_MARKED = re.compile(r"\.\.\. \[trimmed, was ([0-9]{1,19}) (characters|items)\]\Z")
+_MARKED = r"\.\.\. \[trimmed, was ([0-9]{1,19}) (characters|items)\]\Z"
 _KEEP = 64
 _MAX_DEPTH = 64
 
@@ -64,7 +64,7 @@ def _cut_plain(text: str, allowed: int) -> str:
 
 def _marker(count: int, what: str, end: object) -> str:
     """What says how much there was; if `end`, with which it ended, was cut before, how much there was at first."""
-    if isinstance(end, str) and (before := _MARKED.search(end)) is not None and before[2] == what:
+    if isinstance(end, str) and (before := re.search(_MARKED, end)) is not None and before[2] == what:
         return before[0]
     return _MARKER.format(count, what)
 

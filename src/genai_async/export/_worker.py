@@ -15,9 +15,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
-import anyio.lowlevel
-import anyio.to_thread
-from anyio.abc import TaskGroup
 
 from .._loop import Signal, is_cancellation
 from ._body import body, gzipped
@@ -33,6 +30,8 @@ from ._trouble import Troubles, printable
 from ._watch import Watches
 
 if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
     from ._spool import Load
     from ._store import Store
     from ._transport import Transport
