@@ -111,7 +111,8 @@ def test_under_a_turn_that_is_not_sampled(sampler: Sampler, count: int) -> None:
         token = trace.context_api.attach(unsampled)
         with session.start_turn() as turn:
             with turn.start_llm("m", provider_name="p") as llm, llm.start_tool("t", arguments={"a": 1}) as tool:
-                assert len({turn.span_id, llm.span_id, tool.span_id}) == 3
+                # Where nobody will see any of them, the turn's stands for those inside.
+                assert len({turn.span_id, llm.span_id, tool.span_id}) == (3 if count else 1)
                 assert turn.trace_id == llm.trace_id == tool.trace_id == f"{5:032x}"
                 assert ga.current_turn() is turn
                 tool.result = {"b": 2}
@@ -123,6 +124,29 @@ def test_under_a_turn_that_is_not_sampled(sampler: Sampler, count: int) -> None:
         assert found.name == "execute_tool t"
         assert (found.attributes["gen_ai.conversation.id"], found.parent_span_id) == ("c", llm.span_id)
         assert found.attributes["gen_ai.tool.call.result"] == '{"b":2}'
+
+
+def test_what_is_current_under_a_turn_that_is_not_sampled() -> None:
+    """Inside such calls the helpers work, nothing is seen, and nothing gets into another conversation."""
+    with traced(sampler=ALWAYS_OFF) as spans, ga.Session(session_id="outer") as outer, outer.start_turn() as around:
+        with ga.Session(session_id="c") as session, session.start_turn() as turn:
+            assert ga.current_llm() is not None
+            with turn.start_llm("m", provider_name="p") as llm, llm.start_tool("t") as tool:
+                assert ga.current_turn() is turn
+                current = ga.current_llm()
+                assert current is not None
+                assert current.record(finish_reasons=["stop"]).conversation_id == "c"
+                with ga.start_tool("inner") as inner:
+                    assert inner.conversation_id == "c"
+                assert trace.get_current_span().get_span_context().trace_id == int(turn.trace_id, 16)
+            assert (llm.is_ended, tool.is_ended, turn.is_ended) == (True, True, False)
+            with around.start_tool("elsewhere") as elsewhere:
+                # Its turn is not what is current here, so it has to be.
+                with ga.start_tool("under it") as under:
+                    assert (under.conversation_id, elsewhere.conversation_id) == ("outer", "outer")
+            assert ga.current_turn() is turn
+    assert spans.spans == []
+    assert spans.faults == {}
 
 
 def test_a_parent_that_cannot_tell_its_ids_harms_nobody() -> None:

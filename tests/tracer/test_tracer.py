@@ -51,7 +51,7 @@ def test_always_on_samples_under_an_unsampled_parent() -> None:
 @pytest.mark.parametrize("parent", [Context(), within(0), within(1), within(2, is_remote=False), within(3)])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_what_is_unsampled_beyond_doubt_is_what_start_span_says(sampler: sampling.Sampler, parent: Context) -> None:
-    """A span is promised to be unsampled only where `start_span` makes such a one, and is that one."""
+    """A span is promised to be unsampled only where `start_span` makes such a one, and is that one or what it is in."""
     tracer: Any = Provider(sampler=sampler).get_tracer("scope")
     found, started = tracer.unsampled(parent), tracer.start_span("span", parent, attributes={"a": 1})
     if found is None:
@@ -62,6 +62,8 @@ def test_what_is_unsampled_beyond_doubt_is_what_start_span_says(sampler: samplin
     assert (mine.trace_flags, mine.trace_state, mine.is_remote) == (other.trace_flags, other.trace_state, False)
     assert mine.is_valid
     assert mine.span_id != other.span_id
+    around = trace.get_current_span(parent)
+    assert (found is around) == (around.get_span_context() == mine)
     assert mine.trace_id == other.trace_id or not trace.get_current_span(parent).get_span_context().is_valid
 
 

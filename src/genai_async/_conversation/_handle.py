@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
 
 from msgspec.structs import astuple
-from opentelemetry.context import Context
+from opentelemetry.context import Context, get_current
 from opentelemetry.trace import (
     INVALID_SPAN,
     INVALID_SPAN_CONTEXT,
@@ -34,7 +34,7 @@ from ._fields import USAGE_KEYS, Field, count, text
 from ._messages import Usage
 from ._outcome import OTHER, Outcome, message_of, outcome_of, raised_at, stack_of, type_name
 from ._runtime import Runtime
-from ._scope import Scope, context_with, current_context, enter, leave_one, span_of
+from ._scope import Scope, context_with, current_context, enter, leave_one, scope_of, span_of
 
 if TYPE_CHECKING:
     from ._session import Session
@@ -345,15 +345,27 @@ class SpanHandle:
         return await self._runtime.delivery.settled(self._first, self._last, timeout)
 
     def __enter__(self) -> Self:
-        if self._runtime is not None or self._owns_tasks:
-            scope, context = enter(self._session, self, self._standing_span())
-            if self._scopes is None:
-                self._scopes = [scope]
-                # What is started under this handle from elsewhere goes where it was entered first.
-                self._context = self._context or context
-            else:
-                self._scopes.append(scope)
+        if self._attributes is None and not self._owns_tasks and self._says_nothing_new():
+            return self
+        scope, context = enter(self._session, self, self._standing_span())
+        if self._scopes is None:
+            self._scopes = [scope]
+            # What is started under this handle from elsewhere goes where it was entered first.
+            self._context = self._context or context
+        else:
+            self._scopes.append(scope)
         return self
+
+    def _says_nothing_new(self) -> bool:
+        """Whether nothing that starts inside would be another for this being current: nobody will see any of it."""
+        parent = self._parent
+        if self._runtime is None:
+            return True
+        if parent is None or self._span is not parent._span:
+            return False
+        context = get_current()
+        scope = scope_of(context)
+        return scope is not None and scope.handle is parent and scope.is_open and span_of(context) is self._span
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None

@@ -108,13 +108,21 @@ class Tracer(sdk.Tracer):
         return span
 
     def unsampled(self, context: Context | None) -> trace.Span | None:
-        """A span of which nothing is kept, where that is certain without its attributes; None where it is not."""
+        """What stands for a span of which nothing is kept, where that is certain; None where it is not.
+
+        Under one that is not sampled either that one stands for it: nobody will ever see the difference.
+        """
         if self._asks_sampler:
             return None
         parent = _parent(context)
         follows = parent is not None and self._follows_parents
         is_sampled = parent[3] & _SAMPLED if parent is not None and follows else self._samples_roots
-        return None if is_sampled else self.start_span("", context)
+        if is_sampled:
+            return None
+        standing = (get_current() if context is None else context).get(_SPAN)
+        if parent is None or type(standing) is not NonRecordingSpan or parent[3] & _SAMPLED or parent.is_remote:
+            return self.start_span("", context)
+        return standing
 
     def _ask_sampler(self, *question: Any, state: TraceState | None) -> SamplingResult:
         try:
