@@ -31,16 +31,17 @@ Check = Callable[[Any], Any]
 class Field(msgspec.Struct, frozen=True):
     """One recordable value: its attribute's name and the check that turns what callers give into what is recorded.
 
-    `is_content` sends the value through the content gate. If it `is_message` besides, it has one of the conventions'
-    shapes, was copied by its check and waits for the span's end; any other content is the caller's own object and is
-    written at once, because the caller may go on changing it. A check raises `FieldError` for what
-    cannot be recorded, and returns None for what the conventions leave out.
+    `is_content` sends the value through the content gate, as text: the caller may go on changing what was given, and one
+    text is less to keep than a history of messages. If it `is_message`, it has one of the conventions' shapes. What
+    `grows` may be added to and waits for the span's end. A check raises `FieldError` for what cannot be recorded, and
+    returns None for what the conventions leave out.
     """
 
     key: str
     check: Check
     is_content: bool = False
     is_message: bool = False
+    grows: bool = False
     is_plain: bool = False
 
 
@@ -117,16 +118,22 @@ def tool_value(value: Any) -> Any:
     return decoded(value) if isinstance(value, str) and value[:_INDENTED].lstrip()[:1] in {"{", "["} else value
 
 
-SYSTEM_INSTRUCTIONS: Final = Field(sc.SYSTEM_INSTRUCTIONS, to_instructions, is_content=True, is_message=True)
-INPUT_MESSAGES: Final = Field(sc.INPUT_MESSAGES, to_input_messages, is_content=True, is_message=True)
-OUTPUT_MESSAGES: Final = Field(sc.OUTPUT_MESSAGES, to_output_messages, is_content=True, is_message=True)
+
+def _message(key: str, check: Check) -> Field:
+    return Field(key, check, is_content=True, is_message=True)
+
 
 _CONTENT: Final[dict[str, Field]] = {
-    "system_instructions": SYSTEM_INSTRUCTIONS,
-    "input_messages": INPUT_MESSAGES,
-    "output_messages": OUTPUT_MESSAGES,
-    "tool_definitions": Field(sc.TOOL_DEFINITIONS, to_tool_definitions, is_content=True, is_message=True),
+    "system_instructions": _message(sc.SYSTEM_INSTRUCTIONS, to_instructions),
+    "input_messages": _message(sc.INPUT_MESSAGES, to_input_messages),
+    "output_messages": _message(sc.OUTPUT_MESSAGES, to_output_messages),
+    "tool_definitions": _message(sc.TOOL_DEFINITIONS, to_tool_definitions),
 }
+
+
+def _growing(name: str) -> dict[str, Field]:
+    return {name: msgspec.structs.replace(_CONTENT[name], grows=True)}
+
 
 _SHARED_OPTIONS: Final[dict[str, Field]] = {
     "model": Field(sc.REQUEST_MODEL, text, is_plain=True),
@@ -149,7 +156,7 @@ _REMOTE: Final[dict[str, Field]] = {
     "previous_response_id": Field(sc.REQUEST_PREVIOUS_RESPONSE_ID, text, is_plain=True),
 }
 
-AGENT_FIELDS: Final[dict[str, Field]] = {**_CONTENT, **_SHARED_OPTIONS}
+AGENT_FIELDS: Final[dict[str, Field]] = {**_CONTENT, **_SHARED_OPTIONS, **_growing("input_messages")}
 
 REMOTE_AGENT_FIELDS: Final[dict[str, Field]] = {
     **AGENT_FIELDS,
@@ -160,6 +167,7 @@ REMOTE_AGENT_FIELDS: Final[dict[str, Field]] = {
 
 LLM_FIELDS: Final[dict[str, Field]] = {
     **_CONTENT,
+    **_growing("output_messages"),
     **_SHARED_OPTIONS,
     **_REMOTE,
     "top_k": Field(sc.REQUEST_TOP_K, count),

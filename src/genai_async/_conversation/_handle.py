@@ -436,12 +436,12 @@ class SpanHandle:
                 checked = exc.kept
                 for reason in exc.reasons:
                     self._drop(f"{type(self).__name__}.{name}", FieldError(reason))
-            if field.is_message:
+            if field.grows:
                 self._content[field.key] = checked
                 return
             kept: Any
             if field.is_content:
-                kept = gate.json(checked, is_message=False)
+                kept = gate.json(checked, is_message=field.is_message)
             else:
                 kept = checked if type(checked) in _FIXED else gate.attribute(checked)
                 kept = tuple(cast("list[Any]", kept)) if type(kept) is list else kept
