@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
-from opentelemetry.context import get_current
+from opentelemetry.context import attach, detach, get_current
 
 import genai_async as ga
 from genai_async.asgi import SessionMiddleware
@@ -495,6 +495,28 @@ async def test_work_on_a_message_stays_with_its_turn(spans: Spans) -> None:
     )
     assert_isolated(spans.capture, conversations=1)
     (late,), (one, _) = spans.named("execute_tool write one"), spans.named("invoke_agent bot")
+    assert [link.span_id for link in late.links] == [one.span_id]
+
+
+@pytest.mark.parametrize("is_made_late", [False, True])
+async def test_context_of_an_earlier_message(spans: Spans, is_made_late: bool) -> None:
+    """Work that is given the context of a turn which has ended is linked to that turn, and not in the next one."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        one = scope["state"]["turn"]
+        kept = None if is_made_late else one.context
+        await receive()
+        token = attach(kept or one.context)
+        with ga.start_tool("late"):
+            pass
+        detach(token)
+        with ga.start_tool("inside"):
+            pass
+
+    await run(app, MESSAGE, MESSAGE, scope=SOCKET, agent_name="bot")
+    assert_tree(spans.capture, "invoke_agent bot\ninvoke_agent bot\n    execute_tool inside\nexecute_tool late")
+    (late,), (one, _) = spans.named("execute_tool late"), spans.named("invoke_agent bot")
     assert [link.span_id for link in late.links] == [one.span_id]
 
 

@@ -84,6 +84,8 @@ class Exchange:
         self._scope.link = None
         here = get_current()
         context = context_with(here, scope, turn.span)
+        # What is started under the turn from elsewhere goes where the turn began.
+        turn._context = context
         self._turn_context = context if here is self._inside else None
         attach(context)
         return turn

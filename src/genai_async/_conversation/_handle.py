@@ -34,7 +34,7 @@ from ._fields import USAGE_KEYS, Field, count, text
 from ._messages import Usage
 from ._outcome import OTHER, Outcome, message_of, outcome_of, raised_at, stack_of, type_name
 from ._runtime import Runtime
-from ._scope import Scope, context_with, current_context, enter, leave_one, scope_of, span_of
+from ._scope import NOWHERE, Scope, context_with, current_context, enter, leave_one, scope_of, span_of
 
 if TYPE_CHECKING:
     from ._session import Session
@@ -241,7 +241,9 @@ class SpanHandle:
         """An OTel Context with this span current, for code that takes a `context=`."""
         if self._context is None:
             base = current_context() if self._base is None else self._base
-            self._context = context_with(base, Scope(self._session, self, base), self._standing_span())
+            # Whoever finds this ended goes on with what it was under; a root was under nothing.
+            outer = NOWHERE if self._parent is None else base
+            self._context = context_with(base, Scope(self._session, self, outer), self._standing_span())
         return self._context
 
     def _standing_span(self) -> Span | None:

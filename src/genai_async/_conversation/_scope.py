@@ -90,6 +90,11 @@ class Scope:
         return not self.left and (self.owner is None or not self.owner.is_ended)
 
     @property
+    def is_outermost(self) -> bool:
+        """Whether this says which session it is and nothing else, and whoever keeps it keeps nothing more."""
+        return self.handle is None and _SCOPE not in self.outer
+
+    @property
     def has_leaked(self) -> bool:
         """Whether this has ended but stayed current in the task that entered it."""
         return not self.is_open and self.entered_by is not None and self.entered_by == whoever_runs()

@@ -271,8 +271,11 @@ class Session(TaskOwner):
 
     def _turn_base(self, context: Context, current: Span | None) -> Context:
         """The context that a turn's span starts in: with a span in it only where the trace is to be continued."""
-        may_nest = self.continue_trace is True and current is not None and not has_ended(current)
-        return context_with(context, Scope(self, None, NOWHERE), current if may_nest else None)
+        if self.continue_trace is True and current is not None and not has_ended(current):
+            return context_with(context, Scope(self, None, NOWHERE), current)
+        scope = scope_of(context)
+        is_such = scope is not None and scope.session is self and scope.is_outermost and span_of(context) is None
+        return context if is_such else context_with(context, Scope(self, None, NOWHERE), None)
 
 
 # It stands on every span of the conversation; backends cut or drop ids that are much shorter than this.
