@@ -582,14 +582,14 @@ def test_what_a_model_says_is_kept_within_bounds() -> None:
     """With capture off nothing is kept, else no more than an attribute can hold; the rest is counted."""
     with traced(capture_content=False) as spans:
         llm = ga.start_llm("m", provider_name="p").output("x").think("y").attach_media(b"z")
-        assert not llm._pieces
+        assert "pieces" not in llm._waiting
         llm.end()
         assert "gen_ai.output.messages" not in spans.last().attributes
     with traced() as spans:
         llm = ga.start_llm("m", provider_name="p").think("why")
         for _ in range(50):
             llm.output("x" * 100_000).attach_media(bytes(100_000))
-        kept = sum(len(piece.content) for piece in llm._pieces)  # type: ignore[union-attr]
+        kept = sum(len(piece.content) for piece in llm._waiting["pieces"])  # type: ignore[union-attr]
         llm.output("x" * 10**7).end()
     assert 4_000_000 < kept < 5_000_000
     assert spans.faults["LLM.output"] == 50 - 22 + 1
@@ -601,7 +601,7 @@ def test_what_a_model_says_is_kept_within_bounds() -> None:
 def test_one_piece_that_is_too_long_is_cut(spans: Traced, turn: ga.Turn) -> None:
     """What is said at once is kept so far as an attribute can hold it, with a marker."""
     llm = turn.start_llm("m", provider_name="p").output("x" * 10**7)
-    assert len(llm._pieces[0].content) < 3_000_000  # type: ignore[union-attr]
+    assert len(llm._waiting["pieces"][0].content) < 3_000_000  # type: ignore[union-attr]
     llm.end()
     assert "truncated" in spans.json("gen_ai.output.messages")[0]["parts"][0]["content"]
 

@@ -118,7 +118,6 @@ def tool_value(value: Any) -> Any:
     return decoded(value) if isinstance(value, str) and value[:_INDENTED].lstrip()[:1] in {"{", "["} else value
 
 
-
 def _message(key: str, check: Check) -> Field:
     return Field(key, check, is_content=True, is_message=True)
 

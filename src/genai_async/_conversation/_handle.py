@@ -61,7 +61,6 @@ class SpanHandle:
         "__weakref__",
         "_attributes",
         "_base",
-        "_content",
         "_context",
         "_first",
         "_gate",
@@ -75,6 +74,7 @@ class SpanHandle:
         "_session",
         "_span",
         "_starts_ns",
+        "_waiting",
         "is_ended",
     )
 
@@ -110,7 +110,8 @@ class SpanHandle:
             if self._owns_tasks and session is not None:
                 session.open_spans[self] = None
             return  # what follows is only ever looked at for a span that exists
-        self._content: dict[str, tuple[Any, ...]] = {}
+        self._waiting: dict[str, Any] = {}
+        """What is put together when it ends: content that may be added to, by attribute, and what kinds keep besides."""
         self._outcome: Outcome | None = None
         self._starts_ns: int | None = None
         """When it starts, where that lies ahead."""
@@ -439,7 +440,7 @@ class SpanHandle:
                 for reason in exc.reasons:
                     self._drop(f"{type(self).__name__}.{name}", FieldError(reason))
             if field.grows:
-                self._content[field.key] = checked
+                self._waiting[field.key] = checked
                 return
             kept: Any
             if field.is_content:
@@ -552,7 +553,7 @@ class SpanHandle:
                 self._span.end(end_ns)
         except Exception as exc:  # the provider's own and its processors' faults stay theirs
             self._drop("a span that its provider could not end", exc)
-        self._content = {}
+        self._waiting = {}
         position = cast(Runtime, self._runtime).delivery.position
         handle: SpanHandle | None = self
         while handle is not None:
@@ -563,8 +564,8 @@ class SpanHandle:
         """Add what a kind of span knows only when it ends."""
 
     def _write(self, attributes: dict[str, Any]) -> None:
-        if self._content:
-            for key, value in self._content.items():
+        if self._waiting:
+            for key, value in self._waiting.items():
                 encoded = self._gate.json(value)
                 if encoded is not None:
                     attributes[key] = encoded

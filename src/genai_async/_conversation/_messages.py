@@ -27,17 +27,18 @@ __all__ = [
 ]
 
 
+# What holds nothing but text is nothing for the garbage collector, of which a history has thousands (`gc=False`).
 class _Part(msgspec.Struct, frozen=True, tag_field="type", omit_defaults=True):
     pass
 
 
-class TextPart(_Part, frozen=True, tag="text"):
+class TextPart(_Part, frozen=True, tag="text", gc=False):
     """Plain text."""
 
     content: str
 
 
-class ReasoningPart(_Part, frozen=True, tag="reasoning"):
+class ReasoningPart(_Part, frozen=True, tag="reasoning", gc=False):
     """What the model thought before it answered."""
 
     content: str
@@ -58,7 +59,7 @@ class ToolCallResponsePart(_Part, frozen=True, tag="tool_call_response"):
     id: str | None = None
 
 
-class BlobPart(_Part, frozen=True, tag="blob"):
+class BlobPart(_Part, frozen=True, tag="blob", gc=False):
     """Media inline; `content` is base64 text, `modality` image, video, audio, document or any other word."""
 
     modality: str
@@ -71,7 +72,7 @@ class BlobPart(_Part, frozen=True, tag="blob"):
         return cls(modality, base64.b64encode(data).decode("ascii"), mime_type)
 
 
-class UriPart(_Part, frozen=True, tag="uri"):
+class UriPart(_Part, frozen=True, tag="uri", gc=False):
     """Media by address; never a `data:` URL, whose content belongs into a `BlobPart`."""
 
     modality: str
@@ -79,7 +80,7 @@ class UriPart(_Part, frozen=True, tag="uri"):
     mime_type: str | None = None
 
 
-class FilePart(_Part, frozen=True, tag="file"):
+class FilePart(_Part, frozen=True, tag="file", gc=False):
     """Media by the id that a provider gave to an uploaded file."""
 
     modality: str

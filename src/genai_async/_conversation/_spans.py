@@ -32,6 +32,11 @@ _Chunk = TypeVar("_Chunk")
 _Kind = TypeVar("_Kind", bound=SpanHandle)
 
 
+# What is kept for a span's end beside content. Lists that are made when they are needed: most calls have no pieces.
+_CALLS: Final = "calls"
+_PIECES: Final = "pieces"
+
+
 class _StartsTools(SpanHandle):
     """What may run tools and call other agents."""
 
@@ -159,7 +164,7 @@ class _StartsLLMs(_StartsTools):
 class _Agent(_StartsLLMs, TaskOwner):
     """What turns and sub-agents share: they call models and run tools, and their usage is the sum of those calls."""
 
-    __slots__ = ("_calls", "_name", "model")
+    __slots__ = ("_name", "model")
     _owns_tasks: ClassVar[bool] = True
 
     def __init__(
@@ -170,7 +175,6 @@ class _Agent(_StartsLLMs, TaskOwner):
         base: Context | None,
         gate: Gate,
     ) -> None:
-        self._calls: list[tuple[Usage | None, tuple[str, ...] | None]] = []
         self._name: str | None = None
         self.model: str | None = None
         super().__init__(runtime, session, parent, base, gate)
@@ -211,12 +215,12 @@ class _Agent(_StartsLLMs, TaskOwner):
     def user(self, text: str) -> Self:
         """Add a user's message to what the agent was asked."""
         if self._may_record("a message"):
-            earlier = self._content.get(sc.INPUT_MESSAGES, ())
+            earlier = self._waiting.get(sc.INPUT_MESSAGES, ())
             self._put("input_messages", [*earlier, Message.user(text)])
         return self
 
     def _tally(self, usage: Usage | None, finish_reasons: tuple[str, ...] | None) -> None:
-        self._calls.append((usage, finish_reasons))
+        self._waiting.setdefault(_CALLS, []).append((usage, finish_reasons))
 
     def _ambient_parts(self) -> tuple[Session | None, SpanHandle, Span | None]:
         return self._session, self, self._standing_span()
@@ -253,14 +257,15 @@ class _Agent(_StartsLLMs, TaskOwner):
             self._put_usage(usage, totals_only=True)
 
     def _complete(self, attributes: dict[str, Any]) -> None:
-        if not self._calls:
+        calls: list[tuple[Usage | None, tuple[str, ...] | None]] | None = self._waiting.pop(_CALLS, None)
+        if calls is None:
             return
         for key, name in ((sc.USAGE_INPUT_TOKENS, "input_tokens"), (sc.USAGE_OUTPUT_TOKENS, "output_tokens")):
-            counts = [getattr(usage, name) for usage, _ in self._calls if usage is not None]
+            counts = [getattr(usage, name) for usage, _ in calls if usage is not None]
             known = [value for value in counts if issubclass(type(value), int) and value is not True and value >= 0]
             if known and key not in attributes:
                 attributes[key] = sum(known)
-        reasons = [given for _, given in self._calls if given is not None]
+        reasons = [given for _, given in calls if given is not None]
         if reasons and sc.RESPONSE_FINISH_REASONS not in attributes:
             attributes[sc.RESPONSE_FINISH_REASONS] = reasons[-1]
 
@@ -378,7 +383,7 @@ class LLM(_StartsTools):
             llm.record(output_messages=[reply.choices[0].message], usage=reply.usage, response_id=reply.id)
     """
 
-    __slots__ = ("_is_cut", "_operation", "_pieces", "_rooms", "_usage", "model")
+    __slots__ = ("_is_cut", "_operation", "_rooms", "_usage", "model")
     _fields: ClassVar[Mapping[str, Field]] = f.LLM_FIELDS
 
     def __init__(
@@ -390,7 +395,6 @@ class LLM(_StartsTools):
         gate: Gate,
     ) -> None:
         self._is_cut = False
-        self._pieces: list[Part] = []
         self._rooms: dict[type[Part], int] | None = None
         self._usage: Usage | None = None
         self.model: str | None = None
@@ -452,7 +456,7 @@ class LLM(_StartsTools):
             try:
                 part = _media_part(content, uri, file_id, mime_type, modality)
                 self._take_room(type(part), len(part.content) if isinstance(part, BlobPart) else _WORD_SIZE)
-                self._pieces.append(part)
+                self._add_piece(part)
             except Exception as exc:
                 self._drop("LLM.attach_media", exc)
         return self
@@ -475,10 +479,14 @@ class LLM(_StartsTools):
             try:
                 said = f.text(text)
                 room = self._take_room(kind, len(said))
-                self._pieces.append(kind(said if len(said) <= room else said[:room]))
+                self._add_piece(kind(said if len(said) <= room else said[:room]))
             except Exception as exc:
                 self._drop("LLM.output", exc)
         return self
+
+    def _add_piece(self, piece: Part) -> None:
+        # One step, whatever thread comes between.
+        self._waiting.setdefault(_PIECES, []).append(piece)
 
     def _take_room(self, kind: type[Part], size: int) -> int:
         """How much of a piece may be kept: no more of each kind than an attribute holds and a redactor looks at.
@@ -544,6 +552,7 @@ class LLM(_StartsTools):
         self._is_cut = True
 
     def _complete(self, attributes: dict[str, Any]) -> None:
+        pieces: list[Part] | None = self._waiting.pop(_PIECES, None)
         if self._is_cut and self._outcome is None and sc.RESPONSE_FINISH_REASONS not in attributes:
             self._note(GeneratorExit())
         if self._usage is not None:
@@ -554,21 +563,20 @@ class LLM(_StartsTools):
             attributes[sc.RESPONSE_FINISH_REASONS] = ("error",) * choices
         if sc.REQUEST_MODEL in attributes:
             self._span.update_name(span_name(self._operation, attributes[sc.REQUEST_MODEL]))
-        if self._pieces:
-            self._put_pieces()
+        if pieces is not None:
+            self._put_pieces(pieces)
         agent = agent_of(self)
         if agent is not None:
             agent._tally(self._usage, attributes.get(sc.RESPONSE_FINISH_REASONS))
 
-    def _put_pieces(self) -> None:
-        pieces = self._pieces
+    def _put_pieces(self, pieces: list[Part]) -> None:
         parts: list[Part] = []
         for kind in (ReasoningPart, TextPart):
             texts = [piece.content for piece in pieces if type(piece) is kind]
             if texts:
                 parts.append(kind("".join(texts)))
         parts += [piece for piece in pieces if type(piece) is not ReasoningPart and type(piece) is not TextPart]
-        messages: list[Message] = list(self._content.get(sc.OUTPUT_MESSAGES, ()))
+        messages: list[Message] = list(self._waiting.get(sc.OUTPUT_MESSAGES, ()))
         # One message is one choice: what is said beside a recorded message belongs to it.
         last = next((place for place in reversed(range(len(messages))) if messages[place].role == "assistant"), None)
         if last is None:
@@ -675,7 +683,7 @@ class Place(_StartsLLMs):
         self._span = INVALID_SPAN
         self._first = self._last = 0
         self._attributes = self._outcome = self._scopes = None
-        self._content = {}
+        self._waiting = {}
         self.is_ended = True
 
 
