@@ -31,10 +31,10 @@ Check = Callable[[Any], Any]
 class Field(msgspec.Struct, frozen=True):
     """One recordable value: its attribute's name and the check that turns what callers give into what is recorded.
 
-    `is_content` sends the value through the content gate, as text: the caller may go on changing what was given, and one
-    text is less to keep than a history of messages. If it `is_message`, it has one of the conventions' shapes. What
-    `grows` may be added to and waits for the span's end. A check raises `FieldError` for what cannot be recorded, and
-    returns None for what the conventions leave out.
+    `is_content` sends the value through the content gate at once: the caller may change it later, and one text is less
+    to keep than a history of messages. If it `is_message`, it has one of the conventions' shapes. What `grows` may be
+    added to, and waits for the span's end. A check raises `FieldError` for what cannot be recorded, and returns None
+    for what the conventions leave out.
     """
 
     key: str

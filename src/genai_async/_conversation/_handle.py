@@ -111,7 +111,7 @@ class SpanHandle:
                 session.open_spans[self] = None
             return  # what follows is only ever looked at for a span that exists
         self._waiting: dict[str, Any] = {}
-        """What is put together when it ends: content that may be added to, by attribute, and what kinds keep besides."""
+        """What waits for the end: content that may be added to, by attribute, and what a kind keeps besides."""
         self._outcome: Outcome | None = None
         self._starts_ns: int | None = None
         """When it starts, where that lies ahead."""
