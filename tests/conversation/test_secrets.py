@@ -291,6 +291,22 @@ def test_names_as_programs_write_them(name: str) -> None:
     assert ga.redact_secrets.named(name, "x") == "[secret]"
 
 
+@pytest.mark.parametrize(("label", "value"), [("name", "value"), ("key", "value"), ("Key", "Value")])
+def test_pairs_that_are_mappings(label: str, value: str) -> None:
+    """Environments, tags and headers are listed as pairs of a name and a value."""
+    given = [{label: "DB_PASSWORD", value: "plain"}, {value: {"a": 1}, label: "pwd"}, {label: "CITY", value: "Osaka"}]
+    with traced(redact=ga.redact_secrets) as spans:
+        ga.start_tool("t", arguments={"env": given, "one": {label: 7, value: "kept"}}).end()
+    assert spans.json("gen_ai.tool.call.arguments") == {
+        "env": [
+            {label: "DB_PASSWORD", value: "[secret]"},
+            {value: "[secret]", label: "pwd"},
+            {label: "CITY", value: "Osaka"},
+        ],
+        "one": {label: 7, value: "kept"},
+    }
+
+
 def test_tool_definitions_stay_whole() -> None:
     """A parameter that is named like a secret is described, not told."""
     schema = {"type": "object", "properties": {"password": {"type": "string", "description": "Ask for it."}}}

@@ -198,6 +198,8 @@ _SCHEMA_KEYS: Final = frozenset(
 )
 _WORD_KEYS: Final = frozenset({"role", "type", "modality", "mime_type", "id"})
 _TYPE_KEYS: Final = frozenset({"type"})
+_LABEL_KEYS: Final = ("name", "Name", "key", "Key")
+_VALUE_KEYS: Final = frozenset({"value", "Value"})
 _FREE_FORM: Final = frozenset({"arguments", "response", "parameters"})
 _OWN_TYPES: Final = frozenset(
     {"text", "reasoning", "tool_call", "tool_call_response", "blob", "uri", "file", "function"}
@@ -296,13 +298,15 @@ class Copier:
             self._say(value, found)
             if len(found) == len(value):
                 return found
+        label = _label_of(value) if self._reads_names else None
         for key, item in value.items():
             if is_message and key in _SCHEMA_KEYS:
                 continue
             if not self._has_room():
                 return self._cut_dict(found, value)
             written = key if isinstance(key, str) else _written(key)
-            found[self._key(written)] = self._under(key if isinstance(key, bytes) else written, item)
+            name = label if label is not None and written in _VALUE_KEYS else key if isinstance(key, bytes) else written
+            found[self._key(written)] = self._under(name, item)
         return found
 
     def _say(self, value: Mapping[Any, Any], found: dict[str, Any]) -> None:
@@ -427,6 +431,14 @@ class Copier:
             text = Head(text)
             text.note = f"…[{len(value)} bytes, truncated]"
         return self._text(text, name)
+
+
+def _label_of(value: Mapping[Any, Any]) -> str | None:
+    """What a pair like `{"name": ..., "value": ...}` says that its value is, as environments and headers are listed."""
+    if "value" not in value and "Value" not in value:
+        return None
+    labels = (value.get(key) for key in _LABEL_KEYS)
+    return next((label for label in labels if isinstance(label, str)), None)
 
 
 def _is_word(text: str) -> bool:
