@@ -130,7 +130,7 @@ class SpanHandle:
         start_time: Time | None = None,
         link: Span | None = None,
     ) -> None:
-        """Start the span with the attributes that samplers look at; only ever called with a set-up.
+        """Start the span, if there is a set-up, with the attributes that samplers look at.
 
         Args:
             operation: The operation's name, the first word of the span's.
@@ -141,7 +141,9 @@ class SpanHandle:
             start_time: When it started.
             link: The span to link to.
         """
-        runtime = cast(Runtime, self._runtime)
+        runtime = self._runtime
+        if runtime is None:
+            return
         if self._parent is not None and self._parent._attributes is None and self._is_unsampled(runtime):
             return
         attributes = self._checked_start(operation, known, own)
@@ -178,7 +180,7 @@ class SpanHandle:
         attributes[sc.OPERATION] = operation
         session = self._session
         if session is not None:
-            attributes[sc.CONVERSATION_ID] = session.session_id
+            attributes[sc.CONVERSATION_ID] = session._session_id
             if session.attributes is not None:
                 attributes = {**attributes, **self._own(session.attributes)}
         untouched = self._gate.untouched_length
@@ -425,12 +427,11 @@ class SpanHandle:
                 self._put_checked(name, field, value)
 
     def _put(self, name: str, value: Any) -> None:
-        if self._attributes is not None:
-            self._put_checked(name, self._fields[name], value)
+        self._put_checked(name, self._fields[name], value)
 
     def _put_checked(self, name: str, field: Field, value: Any) -> None:
-        gate = self._gate
-        if field.is_content and not gate.capture:
+        attributes, gate = self._attributes, self._gate
+        if attributes is None or (field.is_content and not gate.capture):
             return
         try:
             try:
@@ -451,7 +452,6 @@ class SpanHandle:
         except Exception as exc:
             self._drop(f"{type(self).__name__}.{name}", exc)
             return
-        attributes = cast("dict[str, Any]", self._attributes)
         if kept is not None:
             attributes[field.key] = kept
         elif checked is None and not field.is_content:
@@ -573,7 +573,7 @@ class SpanHandle:
             self._write_outcome(self._outcome, attributes)
         if self._session is not None:
             # Once more and last: where a span has too many attributes, the oldest ones go.
-            attributes[sc.CONVERSATION_ID] = self._session.session_id
+            attributes[sc.CONVERSATION_ID] = self._session._session_id
         self._span.set_attributes(Plain(attributes))
 
     def _write_outcome(self, outcome: Outcome, attributes: dict[str, Any]) -> None:

@@ -204,8 +204,9 @@ class Session(TaskOwner):
         if runtime is None:
             return Turn(None, self, None, None, CLOSED)
         context = current_context()
-        current = (None if parent is None else origin_of(parent).span) or self._origin or span_of(context)
-        base = self._turn_base(context, current)
+        standing = span_of(context)
+        current = (None if parent is None else origin_of(parent).span) or self._origin or standing
+        base = self._turn_base(context, standing, current)
         turn = Turn(runtime, self, None, base, self.gate_for(runtime))
         agent = (
             self._agent_name if agent_name is None else agent_name,
@@ -269,12 +270,12 @@ class Session(TaskOwner):
             self._gate_runtime = runtime
         return self._gate
 
-    def _turn_base(self, context: Context, current: Span | None) -> Context:
+    def _turn_base(self, context: Context, standing: Span | None, current: Span | None) -> Context:
         """The context that a turn's span starts in: with a span in it only where the trace is to be continued."""
         if self.continue_trace is True and current is not None and not has_ended(current):
             return context_with(context, Scope(self, None, NOWHERE), current)
         scope = scope_of(context)
-        is_such = scope is not None and scope.session is self and scope.is_outermost and span_of(context) is None
+        is_such = standing is None and scope is not None and scope.session is self and scope.is_outermost
         return context if is_such else context_with(context, Scope(self, None, NOWHERE), None)
 
 
