@@ -207,9 +207,11 @@ def certificates(tmp_path: Path) -> Path:
 
     new = "req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
     for name in ("ca", "stranger"):
-        openssl(f"{new} -x509 -days 2 -subj /CN={name} -keyout {name}.key -out {name}.pem")
-    (tmp_path / "names").write_text("subjectAltName=IP:127.0.0.1")
-    (tmp_path / "wrong").write_text("subjectAltName=IP:127.0.0.2")
+        usage = "-addext keyUsage=critical,keyCertSign,cRLSign"
+        openssl(f"{new} -x509 -days 2 -subj /CN={name} {usage} -keyout {name}.key -out {name}.pem")
+    # Without an identifier of the authority's key, Python 3.13 takes no certificate.
+    (tmp_path / "names").write_text("subjectAltName=IP:127.0.0.1\nauthorityKeyIdentifier=keyid")
+    (tmp_path / "wrong").write_text("subjectAltName=IP:127.0.0.2\nauthorityKeyIdentifier=keyid")
     for name, names in (("server", "names"), ("elsewhere", "wrong"), ("client", "names")):
         openssl(f"{new} -subj /CN={name} -keyout {name}.key -out {name}.csr")
         authority = "-CA ca.pem -CAkey ca.key -CAcreateserial"

@@ -280,7 +280,7 @@ def _deep_body() -> bytes:
         (b"\xff", JSON, 400, "JSON"),
         (b'{"resourceSpans": 1}', JSON, 400, "trace request"),
         (b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}", JSON, 400, "JSON"),
-        (_deep_body(), JSON, 400, "JSON"),
+        (_deep_body(), JSON, 400, "not "),  # JSON, says Python 3.11, and from 3.13 on: a trace request
         (body(1).replace(b'"spanId": "0', b'"spanId": "x'), JSON, 400, "trace request"),
         (body(0), JSON, 400, "not an id"),
         (b"plain", {**JSON, "content-encoding": "gzip"}, 400, "gzip"),
