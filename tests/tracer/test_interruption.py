@@ -72,6 +72,7 @@ def _run(call: Callable[[], object], interruption: Interruption, *, calls_only: 
     if calls_only:
         sys.setprofile(interruption.at_call)
     else:
+        sys._getframe().f_trace_opcodes = True  # in Python 3.12 no frame is asked unless one has said so before
         sys.settrace(interruption.at_instruction)
     try:
         call()
