@@ -759,3 +759,17 @@ def test_no_attribute_is_larger_than_the_limit() -> None:
 def test_a_small_value_of_the_callers_own_stays_what_it_is(spans: Traced, value: Any) -> None:
     """Capping does not change what is small."""
     assert Gate(True).attribute(value) in (value, [str(1 << 70)])
+
+
+def test_a_call_that_ends_while_its_turn_is_written() -> None:
+    """A redactor, a finalizer or another thread may end a call in the middle of its turn's end: nothing gets lost."""
+    with traced(redact=lambda text: (calls and calls.pop().end(), text)[1]) as spans, ga.Session() as session:
+        calls: list[ga.LLM] = []
+        turn = session.start_turn("What?")
+        turn.record(output_messages=["That."])
+        calls += [turn.start_llm("m", provider_name="p") for _ in range(3)]
+        turn.end()
+    found = spans.one("invoke_agent").attributes
+    assert {"gen_ai.input.messages", "gen_ai.output.messages"} <= set(found)
+    assert not {"calls", "pieces"} & set(found)
+    assert spans.faults == {}

@@ -126,27 +126,49 @@ def test_under_a_turn_that_is_not_sampled(sampler: Sampler, count: int) -> None:
         assert found.attributes["gen_ai.tool.call.result"] == '{"b":2}'
 
 
-def test_what_is_current_under_a_turn_that_is_not_sampled() -> None:
-    """Inside such calls the helpers work, nothing is seen, and nothing gets into another conversation."""
-    with traced(sampler=ALWAYS_OFF) as spans, ga.Session(session_id="outer") as outer, outer.start_turn() as around:
-        with ga.Session(session_id="c") as session, session.start_turn() as turn:
-            assert ga.current_llm() is not None
-            with turn.start_llm("m", provider_name="p") as llm, llm.start_tool("t") as tool:
-                assert ga.current_turn() is turn
-                current = ga.current_llm()
-                assert current is not None
-                assert current.record(finish_reasons=["stop"]).conversation_id == "c"
-                with ga.start_tool("inner") as inner:
-                    assert inner.conversation_id == "c"
-                assert trace.get_current_span().get_span_context().trace_id == int(turn.trace_id, 16)
-            assert (llm.is_ended, tool.is_ended, turn.is_ended) == (True, True, False)
-            with around.start_tool("elsewhere") as elsewhere:
-                # Its turn is not what is current here, so it has to be.
-                with ga.start_tool("under it") as under:
-                    assert (under.conversation_id, elsewhere.conversation_id) == ("outer", "outer")
-            assert ga.current_turn() is turn
-    assert spans.spans == []
-    assert spans.faults == {}
+def _seen_in_a_program() -> list[Any]:
+    """What code sees of itself in a program with every kind of block, some of which outlive what they stand in."""
+    seen: list[Any] = []
+
+    def look(*more: object) -> None:
+        turn, llm, session = ga.current_turn(), ga.current_llm(), ga.current_session()
+        span = trace.get_current_span()
+        seen.append(
+            (
+                session and session.session_id,
+                turn and turn.conversation_id,
+                llm and llm.conversation_id,
+                span.get_span_context().is_valid,
+                *more,
+            )
+        )
+
+    with ga.Session(session_id="outer") as outer, outer.start_turn() as around:
+        session = ga.Session(session_id="inner")
+        with session.start_turn() as turn, turn.start_llm("m", provider_name="p") as llm, llm.start_tool("t") as tool:
+            look(llm.is_entered, tool.is_held, ga.current_llm() is llm)
+            with ga.start_tool("inside") as inside, around.start_tool("elsewhere") as elsewhere:
+                look(inside.conversation_id, elsewhere.conversation_id)
+            turn.end()
+            with ga.start_llm("m", provider_name="p") as late:
+                look(late.conversation_id)
+            llm.end()
+            with ga.start_turn() as again:
+                look(again.conversation_id)
+        look(tool.is_ended)
+    look()
+    return seen
+
+
+def test_what_is_current_does_not_depend_on_what_is_sampled() -> None:
+    """A program sees the same of itself, whether anybody else will or not."""
+    with traced(sampler=ALWAYS_ON) as kept:
+        sampled = _seen_in_a_program()
+    with traced(sampler=ALWAYS_OFF) as spans:
+        assert _seen_in_a_program() == sampled
+    assert sampled[0] == ("inner", "inner", "inner", True, True, True, True)
+    assert (len(kept.spans), len(spans.spans)) == (8, 0)
+    assert kept.faults == spans.faults == {}
 
 
 def test_a_parent_that_cannot_tell_its_ids_harms_nobody() -> None:

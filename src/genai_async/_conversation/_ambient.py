@@ -37,15 +37,13 @@ def current_turn() -> Turn | None:
 def current_llm() -> LLM | None:
     """The model call that the running code is in; None if it has ended.
 
-    Without a set-up it is one that does nothing, wherever a session is current, and so it is in a turn that is not
-    sampled.
+    Without a set-up it is one that does nothing, wherever a session is current.
     """
     around = ambient()
+    if current_runtime() is None and around.session is not None:
+        return LLM(None, around.session, around.handle, None, CLOSED)
     llm = nearest(around.handle, LLM)
-    if llm is not None and not llm.is_ended:
-        return llm
-    is_seen = current_runtime() is not None and (around.handle is None or around.handle._attributes is not None)
-    return None if is_seen or around.session is None else LLM(None, around.session, around.handle, None, CLOSED)
+    return None if llm is None or llm.is_ended else llm
 
 
 def start_turn(

@@ -32,16 +32,14 @@ class Field(msgspec.Struct, frozen=True):
     """One recordable value: its attribute's name and the check that turns what callers give into what is recorded.
 
     `is_content` sends the value through the content gate at once: the caller may change it later, and one text is less
-    to keep than a history of messages. If it `is_message`, it has one of the conventions' shapes. What `grows` may be
-    added to, and waits for the span's end. A check raises `FieldError` for what cannot be recorded, and returns None
-    for what the conventions leave out.
+    to keep than a history of messages. If it `is_message`, it has one of the conventions' shapes. A check raises
+    `FieldError` for what cannot be recorded, and returns None for what the conventions leave out.
     """
 
     key: str
     check: Check
     is_content: bool = False
     is_message: bool = False
-    grows: bool = False
     is_plain: bool = False
 
 
@@ -129,11 +127,6 @@ _CONTENT: Final[dict[str, Field]] = {
     "tool_definitions": _message(sc.TOOL_DEFINITIONS, to_tool_definitions),
 }
 
-
-def _growing(name: str) -> dict[str, Field]:
-    return {name: msgspec.structs.replace(_CONTENT[name], grows=True)}
-
-
 _SHARED_OPTIONS: Final[dict[str, Field]] = {
     "model": Field(sc.REQUEST_MODEL, text, is_plain=True),
     "max_tokens": Field(sc.REQUEST_MAX_TOKENS, count),
@@ -155,7 +148,7 @@ _REMOTE: Final[dict[str, Field]] = {
     "previous_response_id": Field(sc.REQUEST_PREVIOUS_RESPONSE_ID, text, is_plain=True),
 }
 
-AGENT_FIELDS: Final[dict[str, Field]] = {**_CONTENT, **_SHARED_OPTIONS, **_growing("input_messages")}
+AGENT_FIELDS: Final[dict[str, Field]] = {**_CONTENT, **_SHARED_OPTIONS}
 
 REMOTE_AGENT_FIELDS: Final[dict[str, Field]] = {
     **AGENT_FIELDS,
@@ -166,7 +159,6 @@ REMOTE_AGENT_FIELDS: Final[dict[str, Field]] = {
 
 LLM_FIELDS: Final[dict[str, Field]] = {
     **_CONTENT,
-    **_growing("output_messages"),
     **_SHARED_OPTIONS,
     **_REMOTE,
     "top_k": Field(sc.REQUEST_TOP_K, count),

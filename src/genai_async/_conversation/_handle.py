@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
 
 from msgspec.structs import astuple
-from opentelemetry.context import Context, get_current
+from opentelemetry.context import Context
 from opentelemetry.trace import (
     INVALID_SPAN,
     INVALID_SPAN_CONTEXT,
@@ -34,7 +34,7 @@ from ._fields import USAGE_KEYS, Field, count, text
 from ._messages import Usage
 from ._outcome import OTHER, Outcome, message_of, outcome_of, raised_at, stack_of, type_name
 from ._runtime import Runtime
-from ._scope import NOWHERE, Scope, context_with, current_context, enter, leave_one, scope_of, span_of
+from ._scope import NOWHERE, Scope, context_with, current_context, enter, leave_one, span_of
 
 if TYPE_CHECKING:
     from ._session import Session
@@ -79,6 +79,8 @@ class SpanHandle:
     )
 
     _fields: ClassVar[Mapping[str, Field]]
+    # The attribute that may be added to as long as the span is open.
+    _growing: ClassVar[str] = ""
     _recorded: set[tuple[object, ...]]
     """What tells the exceptions recorded here and below; made for the first of them."""
     # What owns tasks has to be found without a set-up, too: the tasks are the program's, not the tracing's.
@@ -111,7 +113,7 @@ class SpanHandle:
                 session.open_spans[self] = None
             return  # what follows is only ever looked at for a span that exists
         self._waiting: dict[str, Any] = {}
-        """What waits for the end: content that may be added to, by attribute, and what a kind keeps besides."""
+        """What waits for the end: the content that may be added to, by its attribute, and what a kind keeps besides."""
         self._outcome: Outcome | None = None
         self._starts_ns: int | None = None
         """When it starts, where that lies ahead."""
@@ -180,7 +182,7 @@ class SpanHandle:
         attributes[sc.OPERATION] = operation
         session = self._session
         if session is not None:
-            attributes[sc.CONVERSATION_ID] = session._session_id
+            attributes[sc.CONVERSATION_ID] = session.session_id
             if session.attributes is not None:
                 attributes = {**attributes, **self._own(session.attributes)}
         untouched = self._gate.untouched_length
@@ -350,27 +352,15 @@ class SpanHandle:
         return await self._runtime.delivery.settled(self._first, self._last, timeout)
 
     def __enter__(self) -> Self:
-        if self._attributes is None and not self._owns_tasks and self._says_nothing_new():
-            return self
-        scope, context = enter(self._session, self, self._standing_span())
-        if self._scopes is None:
-            self._scopes = [scope]
-            # What is started under this handle from elsewhere goes where it was entered first.
-            self._context = self._context or context
-        else:
-            self._scopes.append(scope)
+        if self._runtime is not None or self._owns_tasks:
+            scope, context = enter(self._session, self, self._standing_span())
+            if self._scopes is None:
+                self._scopes = [scope]
+                # What is started under this handle from elsewhere goes where it was entered first.
+                self._context = self._context or context
+            else:
+                self._scopes.append(scope)
         return self
-
-    def _says_nothing_new(self) -> bool:
-        """Whether nothing that starts inside would be another for this being current: nobody will see any of it."""
-        parent = self._parent
-        if self._runtime is None:
-            return True
-        if parent is None or self._span is not parent._span:
-            return False
-        context = get_current()
-        scope = scope_of(context)
-        return scope is not None and scope.handle is parent and scope.is_open and span_of(context) is self._span
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -440,7 +430,7 @@ class SpanHandle:
                 checked = exc.kept
                 for reason in exc.reasons:
                     self._drop(f"{type(self).__name__}.{name}", FieldError(reason))
-            if field.grows:
+            if field.key == self._growing:
                 self._waiting[field.key] = checked
                 return
             kept: Any
@@ -564,16 +554,16 @@ class SpanHandle:
         """Add what a kind of span knows only when it ends."""
 
     def _write(self, attributes: dict[str, Any]) -> None:
-        if self._waiting:
-            for key, value in self._waiting.items():
-                encoded = self._gate.json(value)
-                if encoded is not None:
-                    attributes[key] = encoded
+        grown = self._waiting.get(self._growing)
+        if grown is not None:
+            encoded = self._gate.json(grown)
+            if encoded is not None:
+                attributes[self._growing] = encoded
         if self._outcome is not None:
             self._write_outcome(self._outcome, attributes)
         if self._session is not None:
             # Once more and last: where a span has too many attributes, the oldest ones go.
-            attributes[sc.CONVERSATION_ID] = self._session._session_id
+            attributes[sc.CONVERSATION_ID] = self._session.session_id
         self._span.set_attributes(Plain(attributes))
 
     def _write_outcome(self, outcome: Outcome, attributes: dict[str, Any]) -> None:

@@ -92,7 +92,8 @@ class Scope:
     @property
     def is_outermost(self) -> bool:
         """Whether this says which session it is and nothing else, and whoever keeps it keeps nothing more."""
-        return self.handle is None and _SCOPE not in self.outer
+        is_alone = self.handle is None and self.link is None and self.children is None
+        return is_alone and _SCOPE not in self.outer
 
     @property
     def has_leaked(self) -> bool:

@@ -165,6 +165,7 @@ class _Agent(_StartsLLMs, TaskOwner):
     """What turns and sub-agents share: they call models and run tools, and their usage is the sum of those calls."""
 
     __slots__ = ("_name", "model")
+    _growing: ClassVar[str] = sc.INPUT_MESSAGES
     _owns_tasks: ClassVar[bool] = True
 
     def __init__(
@@ -385,6 +386,7 @@ class LLM(_StartsTools):
 
     __slots__ = ("_is_cut", "_operation", "_rooms", "_usage", "model")
     _fields: ClassVar[Mapping[str, Field]] = f.LLM_FIELDS
+    _growing: ClassVar[str] = sc.OUTPUT_MESSAGES
 
     def __init__(
         self,

@@ -280,7 +280,11 @@ def _split(url: str, option: str) -> SplitResult:
 
 
 def _is_visible(text: str) -> bool:
-    return text.isprintable() and " " not in text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return min(text) > " " and "\x7f" not in text
 
 
 def _is_host(host: str, *, is_bracketed: bool) -> bool:
