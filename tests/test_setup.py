@@ -190,6 +190,36 @@ async def test_a_closed_set_up() -> None:
 
 
 @pytest.mark.anyio
+async def test_a_set_up_that_never_begins(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever forgets `async with` is told, and is not told that all was delivered."""
+    tracing = ga.tracing(transport=Sink())
+    with pytest.raises(RuntimeError, match="has not begun"):
+        await tracing.flush()
+    del tracing
+    gc.collect()
+    assert caplog.text.count("never entered") == 1
+    script = ga.configure(transport=Sink())
+    with pytest.raises(RuntimeError, match=r"configure\(\) has begun"):
+        await script.__aenter__()
+    await script.aclose()
+
+
+@pytest.mark.anyio
+async def test_options_beside_a_provider(caplog: pytest.LogCaptureFixture) -> None:
+    """What a provider that is there already decides by itself is named where it is passed."""
+    own = Own()
+    options: dict[str, Any] = {"service_name": "mine", "on_drop": print, "capture_content": True}
+    async with ga.tracing(tracer_provider=own.provider, **options):
+        pass
+    assert "makes the spans: service_name not used" in caplog.text
+    assert "sends the spans: on_drop not used without `endpoint`" in caplog.text
+    caplog.clear()
+    async with ga.tracing(tracer_provider=own.provider, transport=Sink(), on_drop=print):
+        pass
+    assert "not used" not in caplog.text
+
+
+@pytest.mark.anyio
 async def test_closing_inside_of_the_block() -> None:
     """Who closes early, once or from two tasks at a time, gets the whole result; leaving does no more."""
     results: list[ga.FlushResult] = []

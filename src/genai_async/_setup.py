@@ -36,7 +36,7 @@ from ._errors import ClosedError, ConfigurationError
 from ._loop import is_cancellation, load_backend
 from ._tracer import Delegate, Provider
 from ._version import VERSION
-from .export import Drop, ExportConfig, ExportStats, FlushResult
+from .export import Drop, ExportConfig, ExportOptions, ExportStats, FlushResult
 
 if TYPE_CHECKING:
     import httpx
@@ -59,6 +59,7 @@ _FAREWELL: Final = 0.05
 # Rounds of the loop, in which a cancelled task comes out of as many blocks that await something.
 _LAST_STEPS: Final = 50
 # Any of these says that our own exporter is wanted, also beside a provider that has exporters of its own.
+_PROVIDERS_OWN: Final = frozenset({"service_name", "resource", "sampler", "id_generator"})
 _EXPORT_WISHES: Final = ("endpoint", "transport", "spool")
 
 
@@ -115,6 +116,13 @@ def tracing(**options: Unpack[TracingOptions]) -> Tracing:
     return Tracing(options)
 
 
+def capturing(**options: Unpack[TracingOptions]) -> Tracing:
+    """Set tracing up like `configure`, and have set-ups that begin later trace to this one, for tests of programs."""
+    tracing = Tracing(options)
+    tracing._is_capture = True
+    return tracing.start()
+
+
 def configure(**options: Unpack[TracingOptions]) -> Tracing:
     """Set tracing up for the rest of the process, with the exporter on a thread of its own.
 
@@ -136,12 +144,17 @@ class Tracing:
         self._faults = Faults()
         self._cancellation_is_error = cast(bool, given.get("record_cancellation_as_error", True))
         foreign = _globals.meant_by(given.get("tracer_provider")) or _existing_provider()
+        if foreign is not None:
+            _warn_of_unused(given)
         self._gate = _gate(given, self._faults, foreign)
         self._exporter = _exporter(given, is_joining=foreign is not None)
         self._owns_provider = foreign is None
         self._provider: trace.TracerProvider = foreign or _own_provider(given)
         self._export_processor = None if self._exporter is None else self._to_exporter(given, self._exporter)
         self._result: FlushResult | None = None
+        self._has_begun = False
+        # A capture takes the spans of all the set-ups that begin inside of it.
+        self._is_capture = False
         self._group: TaskGroup | None = None
         self._runtime: Runtime | None = None
         self._host: ThreadHost | None = None
@@ -172,9 +185,12 @@ class Tracing:
 
         Raises:
             ClosedError: The set-up was closed.
+            RuntimeError: It was never begun.
         """
         if self._result is not None:
             raise ClosedError("this Tracing is closed")
+        if not self._has_begun:
+            raise RuntimeError("this Tracing has not begun: enter it with `async with`, or use configure()")
         if self._exporter is not None:
             return await self._exporter.flush(timeout)
         with anyio.move_on_after(timeout):
@@ -232,7 +248,7 @@ class Tracing:
         if self._result is not None:
             raise ClosedError("this Tracing is closed")
         self._install()
-        if self._exporter is not None and self._host is None:
+        if self._exporter is not None and self._host is None and self._runtime is not None:
             from .export import ThreadHost
 
             self._host = ThreadHost()
@@ -240,7 +256,9 @@ class Tracing:
         return self
 
     async def __aenter__(self) -> Self:
-        if self._runtime is not None or self._result is not None:
+        if self._host is not None:
+            raise RuntimeError("configure() has begun this Tracing; `async with` takes one of tracing()")
+        if self._has_begun or self._result is not None:
             raise RuntimeError("a Tracing can be entered once")
         await load_backend()
         self._install()
@@ -280,8 +298,18 @@ class Tracing:
             # The group is told of no error: nothing in it has failed, and it would wrap the caller's in a group.
             await cast("TaskGroup", self._group).__aexit__(None, None, None)
 
+    def __del__(self) -> None:
+        # Also where an option was refused, and nothing of this is there.
+        if not getattr(self, "_has_begun", True) and self._result is None:
+            _logger.warning("tracing() was never entered, and nothing was traced: use `async with`, or configure()")
+
     def _install(self) -> None:
+        self._has_begun = True
         if _env.flag("OTEL_SDK_DISABLED"):
+            return
+        capture = None if self._is_capture else _globals.capture()
+        if capture is not None:
+            self._provider, self._owns_provider = capture.provider, False
             return
         if self._runtime is None:
             tracer = _tracer(self._provider)
@@ -441,6 +469,10 @@ class _Globals:
             self._set_ups.append(tracing)
             self._delegate.target = tracing.provider
 
+    def capture(self) -> Tracing | None:
+        """The newest set-up that takes what others would, if there is one."""
+        return next((set_up for set_up in reversed(self._set_ups) if set_up._is_capture), None)
+
     def leave(self, tracing: Tracing) -> None:
         """Take it out again; the newest of those left takes its place."""
         with self._lock:
@@ -511,6 +543,16 @@ def _gate(given: Mapping[str, Any], faults: Faults, foreign: trace.TracerProvide
     limit_bytes = min(limit_bytes, MAX_CONTENT_BYTES)
     capture = given.get("capture_content")
     return Gate(_capture_from_environment() if capture is None else capture, redact, limit_bytes, faults)
+
+
+def _warn_of_unused(given: Mapping[str, Any]) -> None:
+    """Say which options have no say beside a provider that is there already."""
+    if unused := given.keys() & _PROVIDERS_OWN:
+        _logger.warning("a TracerProvider is there already and makes the spans: %s not used", ", ".join(sorted(unused)))
+    is_exporting = any(name in given for name in _EXPORT_WISHES)
+    if not is_exporting and (unused := given.keys() & ExportOptions.__annotations__.keys()):
+        names = ", ".join(sorted(unused))
+        _logger.warning("a TracerProvider is there already and sends the spans: %s not used without `endpoint`", names)
 
 
 def _limit_of(provider: trace.TracerProvider | None) -> int | None:

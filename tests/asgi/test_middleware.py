@@ -498,6 +498,12 @@ async def test_work_on_a_message_stays_with_its_turn(spans: Spans) -> None:
     assert [link.span_id for link in late.links] == [one.span_id]
 
 
+def test_paths_that_are_one_text() -> None:
+    """A text is a collection of characters, and none of those is what was meant."""
+    with pytest.raises(ga.ConfigurationError, match="collection of paths"):
+        SessionMiddleware(run, exclude="/health")
+
+
 @pytest.mark.parametrize("is_made_late", [False, True])
 async def test_context_of_an_earlier_message(spans: Spans, is_made_late: bool) -> None:
     """Work that is given the context of a turn which has ended is linked to that turn, and not in the next one."""

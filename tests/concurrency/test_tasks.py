@@ -44,6 +44,16 @@ def ends(rig: Rig) -> list[str]:
 
 
 @scenario
+async def test_a_call_instead_of_a_function(rig: Rig) -> Tree:
+    """Whoever passes a coroutine, as asyncio's own functions take, is told at once, and the block goes on."""
+    async with ga.Session(session_id="s") as session, session.start_turn(agent_name="a") as turn:
+        with pytest.raises(TypeError, match="not its call"):
+            turn.start_soon(tool("x"))  # type: ignore[arg-type]
+        turn.start_soon(tool, "y")
+    return {"a": ("s", None), "y": ("s", "a")}
+
+
+@scenario
 async def test_a_turn_outlives_its_tasks(rig: Rig) -> Tree:
     """The turn ends after every task started in it, also those that its tasks start."""
 

@@ -234,6 +234,15 @@ async def test_message_that_is_no_parameter() -> None:
         ga.turn(message="question")(lambda text: text)
 
 
+async def test_what_is_to_be_hidden_is_there() -> None:
+    """A wrong name to hide is told of at once: all would be recorded. Among `**options` there may be any."""
+    with pytest.raises(TypeError, match="has no parameter 'api_kye' to hide"):
+        ga.tool(hide=["api_kye"])(lambda query, api_key: query)
+    ga.tool(hide=["api_key"])(lambda query, **options: query)("x", api_key="y")
+    with pytest.raises(TypeError, match="name='search'"):
+        ga.tool("search")  # type: ignore[call-overload]
+
+
 async def test_a_plain_function_that_gives_an_awaitable_is_awaited_in_its_span() -> None:
     """The span of a plain function that returns a coroutine or future ends with that, and holds what it gives."""
 

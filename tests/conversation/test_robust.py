@@ -277,6 +277,23 @@ def test_an_error_of_no_known_kind_is_still_an_error(spans: Traced, turn: ga.Tur
     assert spans.faults == {"an error": 1}
 
 
+def test_an_exceptions_class_says_what_it_was(spans: Traced, turn: ga.Turn) -> None:
+    """The class alone, which is no error yet, names the type."""
+    turn.end(error=LookupError)  # type: ignore[arg-type]
+    assert spans.last().attributes["error.type"] == "LookupError"
+    assert spans.faults == {"an error": 1}
+
+
+def test_a_block_of_what_has_ended(spans: Traced, turn: ga.Turn) -> None:
+    """A handle that is entered after its end is counted: what starts inside is no part of it."""
+    with turn:
+        pass
+    with turn:
+        ga.start_tool("late").end()
+    assert spans.last().parent_span_id is None
+    assert spans.faults["a block of a span that has ended"] == 1
+
+
 def test_wrong_counts_are_no_part_of_a_sum(spans: Traced, session: ga.Session) -> None:
     """Token counts that a model call drops are not added to its turn's either."""
     with session.start_turn() as turn:

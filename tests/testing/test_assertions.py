@@ -45,7 +45,9 @@ FAMILY = [span(1, "turn"), span(2, "chat", 1), span(3, "tool", 2), span(4, "tool
 def test_isolated_conversations_pass() -> None:
     """Spans with the id of their parent are isolated."""
     assert_isolated(FAMILY, conversations=1)
-    assert_isolated([])
+    assert_isolated([], conversations=0)
+    with pytest.raises(AssertionError, match="no spans"):
+        assert_isolated([])
 
 
 def test_a_trace_of_another_process_may_be_continued() -> None:

@@ -9,6 +9,7 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 import genai_async as ga
 from genai_async import testing
@@ -238,6 +239,33 @@ def test_the_fixture_captures(spans: Capture) -> None:
     with ga.Session() as session:
         session.start_turn("?").end()
     assert str(spans) == "invoke_agent"
+
+
+async def test_a_program_that_sets_itself_up(caplog: pytest.LogCaptureFixture) -> None:
+    """Set-ups that begin inside a capture send nothing and start no thread: their spans are the capture's."""
+    threads = set(threading.enumerate())
+    with capture() as captured:
+        async with ga.tracing(endpoint="http://127.0.0.1:9") as tracing:
+            with ga.Session(agent_name="bot") as session:
+                session.start_turn("?").end()
+            tracing.provider.get_tracer("x").start_span("theirs").end()
+            assert (await tracing.flush(timeout=1)).complete
+        script = ga.configure(endpoint="http://127.0.0.1:9", sampler=ALWAYS_OFF)
+        with ga.Session(agent_name="script") as session:
+            session.start_turn("?").end()
+        assert {thread for thread in threading.enumerate() if "genai_async" in thread.name} <= threads
+        assert script.shutdown().complete
+        with capture() as inner:
+            ga.start_tool("inner").end()
+        ga.start_tool("outer").end()
+    assert [span.name for span in captured.spans] == [
+        "invoke_agent bot",
+        "theirs",
+        "invoke_agent script",
+        "execute_tool outer",
+    ]
+    assert [span.name for span in inner.spans] == ["execute_tool inner"]
+    assert "127.0.0.1" not in caplog.text
 
 
 def test_other_names_are_unknown() -> None:

@@ -85,6 +85,8 @@ class SessionMiddleware:
         self._has_request_turn = "request" in turns
         self._has_message_turns = "message" in turns
         self._header = _header_for(self._source, response_header)
+        if isinstance(exclude, str):
+            raise ConfigurationError(f"exclude: takes a collection of paths, such as [{exclude!r}]")
         self._excluded = frozenset(_checked_path(path) for path in exclude)
         self._excluded_roots = tuple([f"{path}/" for path in self._excluded if path != "/"])
         self._options = _checked_options(options)

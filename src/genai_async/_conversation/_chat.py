@@ -19,6 +19,7 @@ from ._copying import MAX_CONTENT_BYTES, Copier, encoded_within, readable
 from ._faults import FieldError, PartError, each, reason_of, whole
 from ._messages import (
     BlobPart,
+    Dumps,
     FilePart,
     GenericPart,
     Message,
@@ -32,7 +33,7 @@ from ._messages import (
     modality_of,
 )
 
-MessageLike: TypeAlias = Message | str | Mapping[str, Any]
+MessageLike: TypeAlias = Message | str | Mapping[str, Any] | Dumps
 MessagesLike: TypeAlias = MessageLike | Iterable[MessageLike]
 InstructionsLike: TypeAlias = str | TextPart | Mapping[str, Any] | Iterable[str | TextPart | Mapping[str, Any]]
 ToolsLike: TypeAlias = Iterable[ToolDefinition | Mapping[str, Any]]

@@ -310,8 +310,13 @@ class TaskOwner:
 
         Raises:
             RuntimeError: This was not entered with `async with`, or it has ended.
+            TypeError: `func` is no function.
             ValueError: `propagate` is none of the three.
         """
+        if not callable(func):
+            if hasattr(func, "close"):
+                func.close()  # or Python says that nobody awaited it
+            raise TypeError(f"start_soon takes the function and its arguments, not its call: {type(func).__name__}")
         context, children = self.context_for_task(propagate), self.opened_children()
         child = ChildTask(func, args, children.unfinished)
         label = name if name is not None else getattr(func, "__qualname__", None)

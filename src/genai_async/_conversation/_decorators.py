@@ -77,7 +77,8 @@ def tool(
         attributes: Attributes of your own.
 
     Raises:
-        TypeError: It is no such function. Put the decorator below `staticmethod` and `classmethod`.
+        TypeError: It is no such function, or has no parameter named in `hide`. Put the decorator below `staticmethod`
+            and `classmethod`.
     """
 
     def decorate(func: Callable[..., Any]) -> Any:
@@ -90,7 +91,7 @@ def tool(
 
         return _traced(func, start, functools.partial(_record_arguments, said), _record_result)
 
-    return decorate if func is None else decorate(func)
+    return decorate if func is None else decorate(_checked(func))
 
 
 @overload
@@ -134,7 +135,7 @@ def subagent(
         attributes: Attributes of your own.
 
     Raises:
-        TypeError: It is no such function, or has no parameter named `message`.
+        TypeError: It is no such function, or has no parameter named `message` or in `hide`.
     """
 
     def decorate(func: Callable[..., Any]) -> Any:
@@ -147,7 +148,7 @@ def subagent(
 
         return _traced(func, start, functools.partial(_record_question, said), _record_answer)
 
-    return decorate if func is None else decorate(func)
+    return decorate if func is None else decorate(_checked(func))
 
 
 @overload
@@ -188,7 +189,7 @@ def turn(
         attributes: Attributes of your own.
 
     Raises:
-        TypeError: It is no such function, or has no parameter named `message`.
+        TypeError: It is no such function, or has no parameter named `message` or in `hide`.
     """
 
     def decorate(func: Callable[..., Any]) -> Any:
@@ -202,7 +203,13 @@ def turn(
 
         return _traced(func, start, functools.partial(_record_question, said), _record_answer)
 
-    return decorate if func is None else decorate(func)
+    return decorate if func is None else decorate(_checked(func))
+
+
+def _checked(func: object) -> Callable[..., Any]:
+    if isinstance(func, str):
+        raise TypeError(f"options are given by name: name={func!r}")
+    return cast("Callable[..., Any]", func)
 
 
 class _Arguments:
@@ -221,6 +228,10 @@ class _Arguments:
         self._variadic = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
         self._extra = next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), None)
         self._hidden = {hide} if isinstance(hide, str) else set(hide)
+        unknown = self._hidden - {parameter.name for parameter in parameters}
+        if unknown and self._extra is None:
+            # Of a name that is written wrong everything would be recorded.
+            raise TypeError(f"{_name_of(func)} has no parameter {min(unknown, key=str)!r} to hide")
         if self._names[:1] in (["self"], ["cls"]):
             self._hidden.add(self._names[0])
         self._method = _method_name(func)

@@ -23,7 +23,7 @@ from ._chat import (
     to_tool_definitions,
 )
 from ._faults import FieldError, each, whole
-from ._messages import Usage
+from ._messages import Dumps, Usage
 
 Check = Callable[[Any], Any]
 
@@ -271,7 +271,7 @@ class AgentFields(TypedDict, total=False):
     output_messages: MessagesLike | None
     system_instructions: InstructionsLike | None
     tool_definitions: ToolsLike | None
-    usage: Usage | Mapping[str, Any] | None
+    usage: Usage | Mapping[str, Any] | Dumps | None
     finish_reasons: Iterable[str] | None
     model: str | None
     max_tokens: int | None
@@ -328,7 +328,7 @@ class LLMFields(RequestOptions, total=False):
     output_messages: MessagesLike | None
     system_instructions: InstructionsLike | None
     tool_definitions: ToolsLike | None
-    usage: Usage | Mapping[str, Any] | None
+    usage: Usage | Mapping[str, Any] | Dumps | None
     response_id: str | None
     response_model: str | None
     finish_reasons: Iterable[str] | None

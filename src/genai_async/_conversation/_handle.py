@@ -353,6 +353,10 @@ class SpanHandle:
 
     def __enter__(self) -> Self:
         if self._runtime is not None or self._owns_tasks:
+            if self.is_ended and self._runtime is not None:
+                self._runtime.faults.note(
+                    "a block of a span that has ended", f"a {type(self).__name__} is entered again"
+                )
             scope, context = enter(self._session, self, self._standing_span())
             if self._scopes is None:
                 self._scopes = [scope]

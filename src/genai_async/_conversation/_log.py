@@ -13,7 +13,7 @@ from ._chat import InstructionsLike, MessagesLike
 from ._clock import Time, to_ns
 from ._faults import FieldError
 from ._handle import SpanHandle
-from ._messages import Usage
+from ._messages import Dumps, Usage
 from ._runtime import current_runtime, drop
 from ._session import Session
 from ._spans import LLM, SubAgent, Tool, Turn
@@ -71,7 +71,7 @@ class LoggedTurn(_Logged, frozen=True, kw_only=True):
     agent_name: str | None = None
     model: str | None = None
     agent_description: str | None = None
-    usage: Usage | Mapping[str, Any] | None = None
+    usage: Usage | Mapping[str, Any] | Dumps | None = None
     finish_reasons: Iterable[str] | None = None
 
 
@@ -98,7 +98,7 @@ def log_turn(
     agent_name: str | None = None,
     model: str | None = None,
     agent_description: str | None = None,
-    usage: Usage | Mapping[str, Any] | None = None,
+    usage: Usage | Mapping[str, Any] | Dumps | None = None,
     finish_reasons: Iterable[str] | None = None,
     start_time: Time | None = None,
     end_time: Time | None = None,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
 
@@ -135,6 +135,14 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     def tool_result(cls, call_id: str | None, response: Any, *, name: str | None = None) -> Message:
         """What the tool returned for the call `call_id`, as any JSON value."""
         return cls("tool", (ToolCallResponsePart(response, call_id),), name)
+
+
+class Dumps(Protocol):
+    """An object of a provider's client, as pydantic makes them: its dump is the dict of the API."""
+
+    def model_dump(self) -> dict[str, Any]:
+        """The object as a dict."""
+        ...
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True):

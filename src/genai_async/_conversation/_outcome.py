@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 import traceback
 from types import CodeType
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -58,7 +58,9 @@ def _classified(error: BaseException | str) -> Outcome:
         is_word = 0 < len(word) <= _LONGEST_WORD and not word.strip(_WORD_CHARACTERS)
         return Outcome(word, None) if is_word else Outcome(OTHER, None, word)
     if not isinstance(error, BaseException):
-        return Outcome(OTHER, None)
+        # The class alone says what it was.
+        is_kind = isinstance(error, type) and issubclass(error, BaseException)
+        return Outcome(class_name(error) if is_kind else OTHER, None)
     error = _alone(error)
     if _is_cancelled(error):
         return Outcome(TIMEOUT if is_overdue(error) else CANCELLED, None)
@@ -91,7 +93,11 @@ def _members(error: BaseException) -> tuple[BaseException, ...]:
 
 def type_name(error: BaseException) -> str:
     """The canonical name of an exception's type: qualified, except for Python's own."""
-    kind = type(error)
+    return class_name(type(error))
+
+
+def class_name(kind: type[Any]) -> str:
+    """The canonical name of a class: qualified, except for Python's own."""
     try:
         name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
         return name[:_LONGEST_TYPE]

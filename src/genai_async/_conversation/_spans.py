@@ -21,7 +21,7 @@ from ._copying import OVERLAP
 from ._faults import FieldError
 from ._fields import AgentFields, Field, LLMFields, RequestOptions, SubAgentFields, ToolFields, to_usage
 from ._handle import SpanHandle, span_name
-from ._messages import BlobPart, FilePart, Message, Part, ReasoningPart, TextPart, Usage, modality_of
+from ._messages import BlobPart, Dumps, FilePart, Message, Part, ReasoningPart, TextPart, Usage, modality_of
 from ._runtime import Runtime, current_runtime
 from ._stream import Stream
 
@@ -416,7 +416,7 @@ class LLM(_StartsTools):
         return self._usage
 
     @usage.setter
-    def usage(self, value: Usage | Mapping[str, Any] | None) -> None:
+    def usage(self, value: Usage | Mapping[str, Any] | Dumps | None) -> None:
         if value is None:
             self._usage = None
             return

@@ -52,14 +52,16 @@ def assert_isolated(spans: Spans, *, conversations: int | None = None) -> None:
 
     Args:
         spans: a capture, a collector or the spans themselves.
-        conversations: how many conversations there must be.
+        conversations: how many conversations there must be; at least one, if None.
 
     Raises:
-        AssertionError: they mix; the text names each span that is wrong.
+        AssertionError: they mix, or there are no spans; the text names each span that is wrong.
     """
     found = _list(spans)
     troubles = [*_without_id(found), *_strangers(found), *_mixed_traces(found)]
     ids = {span.attributes[CONVERSATION_ID] for span in found if CONVERSATION_ID in span.attributes}
+    if not found and conversations is None:
+        troubles.append("there are no spans")
     if conversations is not None and len(ids) != conversations:
         troubles.append(f"there are {len(ids)} conversations, not {conversations}: {sorted(map(str, ids))}")
     if troubles:

@@ -15,7 +15,7 @@ from opentelemetry.semconv.attributes.exception_attributes import EXCEPTION_STAC
 from opentelemetry.trace import TracerProvider
 
 from .._conversation._semconv import CONVERSATION_ID, RESPONSE_TIME_TO_FIRST_CHUNK
-from .._setup import Tracing, configure
+from .._setup import Tracing, capturing
 from .._tracer import Provider
 from ._deterministic import SequentialIds, TickingClock
 from ._memory import Memory
@@ -44,6 +44,8 @@ def capture(
     real_time: bool = False,
 ) -> Capture:
     """Set tracing up for the time of a `with` or `async with` block and keep its spans in memory.
+
+    A set-up that the program makes inside (`tracing()`, `configure()`) sends nothing: its spans are kept here, too.
 
     ```python
     with capture() as captured:
@@ -132,7 +134,7 @@ class Capture:
         return draw(forest(self.spans))
 
     def __enter__(self) -> Self:
-        self._tracing = configure(tracer_provider=self._provider, **cast(Any, self._options))
+        self._tracing = capturing(tracer_provider=self._provider, **cast(Any, self._options))
         return self
 
     def __exit__(
