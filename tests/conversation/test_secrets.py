@@ -54,6 +54,9 @@ PGP = "-----BEGIN PGP PRIVATE KEY BLOCK-----\nlQOYBF\n-----END PGP PRIVATE KEY B
         ("Bearer " + "a" * 20_000, "Bearer [token]"),
         (f"{JWT[:40]}{'a' * 20_000}{JWT[40:]}!", "[key]!"),
         ("josé@example.com", "[e-mail]"),
+        ("postgres://u:hunter2@db/x", "postgres://u:[secret]@db/x"),
+        ("redis://:pa55@h:6379, http://a:p@ss@h/", "redis://:[secret]@h:6379, http://a:[secret]@h/"),
+        ("mongodb+srv://admin:P4ss@c.net/", "mongodb+srv://admin:[secret]@c.net/"),
     ],
 )
 def test_secrets_are_replaced(text: str, expected: str) -> None:
@@ -79,6 +82,7 @@ def test_secrets_are_replaced(text: str, expected: str) -> None:
         '{"a":"password: ","b":"it"}',
         'curl -d "password=" -d "user=bob"',
         "4 " * 20,
+        "http://host:8080/a@b and https://user@host/",
         "",
     ],
 )
@@ -112,6 +116,9 @@ def test_other_text_stays(text: str) -> None:
         "-----BEGIN PRIVATE KEY-----",
         "password=",
         "'",
+        "://",
+        "://a:",
+        "://:" + "@a" * 200,
     ],
 )
 def test_hostile_text_takes_linear_time(piece: str) -> None:

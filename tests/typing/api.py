@@ -94,6 +94,20 @@ async def look_up(parcel: int, *, strict: bool = True) -> str:
     return f"{parcel} {strict}"
 
 
+class Reply:
+    """What a provider's client gives, as pydantic makes it."""
+
+    def model_dump(self, *, mode: str = "python", exclude_none: bool = False) -> dict[str, object]:
+        return {"role": "assistant", "content": f"{mode} {exclude_none}"}
+
+
+def record_a_reply(turn: ga.Turn, reply: Reply) -> None:
+    llm = turn.start_llm("m", provider_name="p", input_messages=[ga.Message.user("?"), reply, {"role": "user"}])
+    llm.record(output_messages=[reply], usage=reply)
+    llm.usage = reply
+    ga.log_turn(output_messages=[reply], usage=reply)
+
+
 async def converse() -> None:
     async with ga.Session(agent_name="support-bot", model="gpt-4o", attributes={"tenant": 7}) as session:
         assert_type(session, ga.Session)

@@ -339,6 +339,8 @@ class SpanHandle:
     async def delivered(self, timeout: float | None = None) -> bool:
         """Wait until this span and those under it that have ended were delivered, or dropped and counted.
 
+        With a spool, what is safe on disk counts as delivered here.
+
         Args:
             timeout: The most seconds to wait; None waits as long as it takes.
 

@@ -67,6 +67,8 @@ _SECRETS: Final = (
     rf"\s{{0,4}}+[=:]{{1,2}}+>?\s{{0,4}}+(?P<quote>{_ESCAPED}[\"'])?)"
     rf"(?(quote)(?(told){_QUOTED}++|{_QUOTED}{{6,}}+)|[^\s\"',;&]{{6,}}+)"
     rf"|(?=[Bb])(?P<basic>{_WORD}(?i:basic)\s{{1,8}}+)(?P<pair>[A-Za-z0-9+/]{{4,}}+={{0,2}})"
+    # The password in an address (RFC 3986, 3.2.1), up to the last @ before the host.
+    r"|(?=/)(?P<user>(?<=:)//[^\s:/?#@\"'<>]{0,128}+:)[^\s/?#\"'<>@]{1,256}+(?:@[^\s/?#\"'<>@]{1,256}+(?=@)){0,4}+(?=@)"
     r"|(?P<email>(?<![\w.%+-])[\w.%+-]{1,64}+@[\w-]{1,63}+(?:\.[\w-]{1,63}+){1,8}+)"
     rf"|(?=[0-9])(?P<numbers>(?<![A-Za-z0-9])(?<![0-9]\.)(?=[0-9](?:[ -]?[0-9]){{12}}){_GROUP}(?:[ -]{_GROUP})*+)"
 )
@@ -111,8 +113,9 @@ redact_secrets: Final = SecretRedactor()
 
     ga.tracing(redact=ga.redact_secrets)
 
-Finds the usual providers' API keys, bearer, basic and web tokens, private keys, values named like passwords, e-mail
-addresses, and card numbers whose check digit is right. Takes time in proportion to the text, whatever is in it.
+Finds the usual providers' API keys, bearer, basic and web tokens, private keys, values named like passwords, passwords
+in addresses (`postgres://user:password@host`), e-mail addresses, and card numbers whose check digit is right. Takes
+time in proportion to the text, whatever is in it.
 
 What stands under a name that ends like a secret's (`password`, `DB_PASSWORD`, `api.key`, `client_secret`,
 `Authorization`), in a dict or as an attribute, is replaced as a whole, whatever it is but True, False and None. A
@@ -127,6 +130,8 @@ redactor of your own that builds on this one gets to see names if its class has 
 def _replacement(match: re.Match[str]) -> str:
     if (named := match["named"]) is not None:
         return f"{named}[secret]"
+    if (user := match["user"]) is not None:
+        return f"{user}[secret]"
     if (bearer := match["bearer"]) is not None:
         return f"{bearer}[token]"
     if (basic := match["basic"]) is not None:
