@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from opentelemetry.context import get_current
 
 import genai_async as ga
+from genai_async.testing import capture
 
 from .rig import Rig, Tree, is_trio, scenario, settle
 
@@ -41,6 +43,35 @@ async def test_asend(rig: Rig) -> Tree:
     assert get_current() is before
     assert [item async for item in stream] == [3]
     return _ANSWERED
+
+
+@pytest.mark.parametrize("close", [True, False])
+def test_a_coroutine_that_is_dropped_elsewhere(close: bool) -> None:
+    """What is closed or collected while somebody else runs leaves alone what is current there."""
+
+    @ga.isolated
+    async def wait_for_reply() -> None:
+        await asyncio.get_running_loop().create_future()
+
+    async def other(dropped: list[Any]) -> None:
+        async with ga.Session(session_id="B") as session, session.start_turn() as turn:
+            await asyncio.sleep(0)
+            dropped.pop().close() if close else dropped.clear()
+            gc.collect()
+            assert (ga.current_session(), ga.current_turn()) == (session, turn)
+            with ga.start_tool("t") as tool:
+                assert tool.conversation_id == "B"
+
+    async def main() -> None:
+        async with ga.Session(session_id="A") as session, session.start_turn():
+            waiting: Any = wait_for_reply()
+            waiting.send(None)
+            # In a context of its own, as a task that nobody has kept.
+            await asyncio.create_task(other([waiting]))
+            del waiting
+
+    with capture():
+        asyncio.run(main())
 
 
 @scenario

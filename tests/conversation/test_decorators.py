@@ -234,6 +234,12 @@ async def test_message_that_is_no_parameter() -> None:
         ga.turn(message="question")(lambda text: text)
 
 
+async def test_a_function_that_does_not_say_what_it_takes() -> None:
+    """Some of Python's own have no signature to name arguments by."""
+    with pytest.raises(TypeError, match="wrap it"):
+        ga.tool(max)
+
+
 async def test_what_is_to_be_hidden_is_there() -> None:
     """A wrong name to hide is told of at once: all would be recorded. Among `**options` there may be any."""
     with pytest.raises(TypeError, match="has no parameter 'api_kye' to hide"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections import UserDict
 from collections.abc import Callable
 from datetime import datetime, timedelta, tzinfo
@@ -282,6 +284,24 @@ def test_an_exceptions_class_says_what_it_was(spans: Traced, turn: ga.Turn) -> N
     turn.end(error=LookupError)  # type: ignore[arg-type]
     assert spans.last().attributes["error.type"] == "LookupError"
     assert spans.faults == {"an error": 1}
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda state: pickle.loads(pickle.dumps(state))])
+def test_a_session_in_a_programs_state(spans: Traced, again: Callable[[Any], Any]) -> None:
+    """State is copied and kept in files: a session there is one of the same conversation, after turns, too."""
+    session = ga.Session(session_id="c", agent_name="bot", model="m", attributes={"a": 1}, continue_trace=True)
+    session.start_turn().end()
+    other = again({"session": session})["session"]
+    other.start_turn().end()
+    assert spans.last().attributes["gen_ai.conversation.id"] == "c"
+    assert (other.agent_name, other.model, other.attributes) == ("bot", "m", {"a": 1})
+    assert not other.open_spans
+
+
+def test_copies_of_a_handle_are_the_handle(spans: Traced, turn: ga.Turn) -> None:
+    """A span ends once, by its own handle."""
+    assert copy.copy(turn) is copy.deepcopy([turn])[0] is turn
+    assert spans.spans == []
 
 
 def test_a_block_of_what_has_ended(spans: Traced, turn: ga.Turn) -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections import deque
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -90,6 +93,23 @@ def test_when_to_look() -> None:
     large = _buffer(spans=100)
     assert [large.add(_GROUP, b"x" * 400) for _ in range(5)] == [True, False, True, False, False]
     assert large.is_full()
+
+
+def test_a_signal_that_raises_after_a_span_is_queued() -> None:
+    """Python looks for signals after each call: whatever is raised there, the span is there and in the books."""
+
+    class Interrupted(deque[Any]):
+        def append(self, item: Any) -> None:
+            super().append(item)
+            raise KeyboardInterrupt
+
+    buffer = _buffer()
+    buffer._queue = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        buffer.add(_GROUP, b"span")
+    assert _balanced(buffer)
+    books = buffer.books()
+    assert (books.ended, books.queued, buffer.position) == (1, 1, 1)
 
 
 def test_drops_wake_once() -> None:

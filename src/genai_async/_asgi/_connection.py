@@ -9,9 +9,10 @@ from typing import Any, Final, cast
 from opentelemetry.context import Context, attach, get_current
 
 from .._conversation._exchange import ABANDONED, Exchange
+from .._conversation._scope import restore
 from .._conversation._session import Session
 from .._conversation._spans import Turn
-from .._loop import is_cancellation
+from .._loop import is_cancellation, whoever_runs
 from ._remote import remote_span
 from ._types import App, Message, Receive, Scope, Send
 
@@ -99,21 +100,21 @@ class Connection(ABC):
 
     async def pull(self) -> Message:
         """Receive from the server, in the context that it runs in."""
-        inner = get_current()
+        inner, who = get_current(), whoever_runs()
         attach(cast(Context, self._outer))
         try:
             return await self._receive()
         finally:
-            attach(inner)
+            restore(inner, who)
 
     async def push(self, message: Message) -> None:
         """Send to the server, in the context that it runs in: its instrumentation's spans stay in its own trace."""
-        inner = get_current()
+        inner, who = get_current(), whoever_runs()
         attach(cast(Context, self._outer))
         try:
             await self._send(message)
         finally:
-            attach(inner)
+            restore(inner, who)
 
     def with_header(self, message: Message) -> Message:
         """The message that begins a response, with the conversation's id in it."""

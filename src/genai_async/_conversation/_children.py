@@ -20,8 +20,8 @@ import anyio
 from opentelemetry.context import Context, attach, get_current
 from opentelemetry.trace import INVALID_SPAN, Span
 
-from .._loop import Host, Loop, block_of, is_cancellation, spawn
-from ._scope import NOWHERE, Scope, bare, context_with, current_context, own_of, scope_of
+from .._loop import Host, Loop, block_of, is_cancellation, spawn, whoever_runs
+from ._scope import NOWHERE, Scope, bare, context_with, current_context, own_of, restore, scope_of
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -265,12 +265,12 @@ class TaskGroupView:
     async def start(self, func: Callable[..., Awaitable[Any]], *args: Any, name: object = None) -> Any:
         """Start a task and wait until it calls `task_status.started()`; what it passed there is returned."""
         group = await self._owner.opened_children().group()
-        outer = get_current()
+        outer, who = get_current(), whoever_runs()
         attach(self._owner.context_for_task("inherit"))
         try:
             return await group.start(cast(Any, func), *args, name=name)
         finally:
-            attach(outer)
+            restore(outer, who)
 
 
 class TaskOwner:

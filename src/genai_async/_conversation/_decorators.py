@@ -220,7 +220,10 @@ class _Arguments:
     def __init__(self, func: Callable[..., Any], hide: Collection[str], message: str | None = None) -> None:
         if inspect.isgeneratorfunction(func) or isinstance(func, type | staticmethod | classmethod):
             raise TypeError("expected a coroutine function, a plain function or an async generator function")
-        parameters = list(inspect.signature(func).parameters.values())
+        try:
+            parameters = list(inspect.signature(func).parameters.values())
+        except ValueError:
+            raise TypeError(f"{_name_of(func)} does not say what it takes: wrap it in a function") from None
         if message is not None and message not in {parameter.name for parameter in parameters}:
             raise TypeError(f"{_name_of(func)} has no parameter {message!r}")
         self._names = [p.name for p in parameters if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}]

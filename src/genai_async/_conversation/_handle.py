@@ -386,6 +386,13 @@ class SpanHandle:
         state = "ended" if self.is_ended else "open"
         return f"<{type(self).__name__} {self.span_id} of conversation {self.conversation_id} {state}>"
 
+    def __copy__(self) -> Self:
+        """Itself: there is one span, and one end of it."""
+        return self
+
+    def __deepcopy__(self, _memo: object) -> Self:
+        return self
+
     def __del__(self) -> None:
         # Nobody holds it, so nobody can end it any more.
         if not getattr(self, "is_ended", True):

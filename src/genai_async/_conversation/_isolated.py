@@ -10,6 +10,9 @@ from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from opentelemetry.context import Context, attach, get_current
 
+from .._loop import whoever_runs
+from ._scope import restore
+
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _Sent = TypeVar("_Sent")
@@ -18,19 +21,20 @@ _Sent = TypeVar("_Sent")
 class _Ambience:
     """The body's own OTel Context, put in place around each of its steps, in the task that takes the step."""
 
-    __slots__ = ("_context", "_outer")
+    __slots__ = ("_context", "_outer", "_who")
 
     def __init__(self) -> None:
         self._context = get_current()
         self._outer: Context | None = None
+        self._who: object = None
 
     def __enter__(self) -> None:
-        self._outer = get_current()
+        self._outer, self._who = get_current(), whoever_runs()
         attach(self._context)
 
     def __exit__(self, *_: object) -> None:
         self._context = get_current()
-        attach(cast(Context, self._outer))
+        restore(cast(Context, self._outer), self._who)
 
 
 @overload

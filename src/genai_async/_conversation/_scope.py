@@ -152,6 +152,16 @@ def current_context() -> Context:
     return clean
 
 
+def restore(context: Context, who: object) -> None:
+    """Make current again what was before, unless somebody else runs here.
+
+    A coroutine that is dropped while it waits is closed wherever the garbage collector comes by: what is current there
+    is nothing of its own.
+    """
+    if whoever_runs() == who:
+        attach(context)
+
+
 def hold(scope: Scope) -> Scope | None:
     """Keep a scope for the running task and those it starts, also where somebody replaces the whole OTel Context.
 

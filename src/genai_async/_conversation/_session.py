@@ -220,19 +220,14 @@ class Session(TaskOwner):
 
     def end(self) -> None:
         """End the session and what is still open under it, innermost first; a second call does nothing."""
-        self._end_open(spare_held=False)
-
-    def _end_open(self, *, spare_held: bool) -> None:
         self.is_ended = True
-        for handle in reversed(list(self.open_spans)):
-            if not (spare_held and handle.is_held):
-                handle.end()
+        _end_all(list(self.open_spans), spare_held=False)
 
     def __enter__(self) -> Self:
+        self._scopes.append(enter(self, None, span_of(current_context()))[0])
         if self.is_ended:
             # One that is kept between requests is entered for each of them.
             self.is_ended = False
-        self._scopes.append(enter(self, None, span_of(current_context()))[0])
         return self
 
     def __exit__(
@@ -240,9 +235,14 @@ class Session(TaskOwner):
     ) -> None:
         if self._scopes:
             leave_one(self._scopes)
+        left = list(self.open_spans)
         if not self._scopes:
-            # What a background task stands in goes on and ends with its own block.
-            self._end_open(spare_held=True)
+            self.is_ended = True
+            if self._scopes:
+                self.is_ended = False  # another thread has entered in this very moment
+            else:
+                # What a background task stands in goes on and ends with its own block.
+                _end_all(left, spare_held=True)
 
     async def __aenter__(self) -> Self:
         self.__enter__()
@@ -256,6 +256,23 @@ class Session(TaskOwner):
             await self._join(exc)
         finally:
             self.__exit__(None, None, None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What it was made with: programs keep their state, and a session in it, in files and copies."""
+        return {
+            "session_id": self._session_id,
+            "agent_name": self._agent_name,
+            "model": self._model,
+            "agent_id": self.agent_id,
+            "agent_description": self.agent_description,
+            "agent_version": self.agent_version,
+            "attributes": self.attributes,
+            "capture_content": self.capture_content,
+            "continue_trace": self.continue_trace,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        Session.__init__(self, **state)
 
     def __repr__(self) -> str:
         return f"<Session {self._session_id} {'ended' if self.is_ended else 'open'}>"
@@ -277,6 +294,12 @@ class Session(TaskOwner):
         scope = scope_of(context)
         is_such = standing is None and scope is not None and scope.session is self and scope.is_outermost
         return context if is_such else context_with(context, Scope(self, None, NOWHERE), None)
+
+
+def _end_all(handles: list[SpanHandle], *, spare_held: bool) -> None:
+    for handle in reversed(handles):
+        if not (spare_held and handle.is_held):
+            handle.end()
 
 
 # It stands on every span of the conversation; backends cut or drop ids that are much shorter than this.

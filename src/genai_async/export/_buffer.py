@@ -87,7 +87,9 @@ class Buffer:
     where objects are made, so such a span simply comes next.
     """
 
-    def __init__(self, max_bytes: int, full_spans: int, full_bytes: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, max_bytes: int, full_spans: int, full_bytes: int, clock: Callable[[], float], position: int = 0
+    ) -> None:
         self._max_bytes = max_bytes
         self._full_spans = full_spans
         self._full_bytes = full_bytes
@@ -97,8 +99,8 @@ class Buffer:
         self._queue_bytes = 0
         self._tail: Group | None = None
         """The group of the newest span in the queue."""
-        self.position = 0
-        """The number of the newest span that was queued; 0 before the first."""
+        self.position = position
+        """The number of the newest span that was queued; 0 before the first, or what a parent process had come to."""
         # Times are noted once per so many spans: (sequence number, clock), the first one at or before the head.
         self._marks: deque[tuple[int, float]] = deque()
         self._returned: list[Batch] = []
@@ -128,13 +130,14 @@ class Buffer:
                     marks.clear()
                 return self.drop("queue_full")
             before = self._queue_bytes
+            # A signal's handler may raise after each call: so there is one, after all that must go with it.
             self._tail = group
-            self._queue.append(item)
             self.position += 1
             self._queue_bytes = before + size
             books.memory_bytes += size + ENTRY_BYTES
             books.queued += 1
             books.ended += 1
+            self._queue.append(item)
         return not waiting or waiting + 1 == self._full_spans or before < self._full_bytes <= before + size
 
     def drop(self, reason: str, count: int = 1) -> bool:

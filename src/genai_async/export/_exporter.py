@@ -67,14 +67,16 @@ class Exporter:
         self._encoder = Encoder()
         self._keeper: Keeper | None = None
         self._revive: Callable[[], None] | None = None
-        self._set_up()
+        self._set_up(position=0)
         _exporters.add(self)
         watch(self)
 
-    def _set_up(self) -> None:
+    def _set_up(self, *, position: int) -> None:
         config = self._config
         self._troubles = Troubles(time.monotonic)
-        self._buffer = Buffer(config.max_queue_bytes, config.max_batch_spans, config.max_batch_bytes, time.monotonic)
+        self._buffer = Buffer(
+            config.max_queue_bytes, config.max_batch_spans, config.max_batch_bytes, time.monotonic, position
+        )
         self._watches = Watches(self._buffer)
         self._worker = Worker(config, self._buffer, self._watches, self._troubles, self._store())
         self._claims = threading.Lock()
@@ -349,7 +351,8 @@ class Exporter:
         """In a child process: nothing waits, because the parent sends what it had, and nobody sends yet."""
         is_closed = self._worker.is_closing
         self._worker.abandon()
-        self._set_up()
+        # Numbers go on: spans that had started before the fork know the parent's.
+        self._set_up(position=self._buffer.position)
         if is_closed:
             self._worker.close(-math.inf)
             self._finish()

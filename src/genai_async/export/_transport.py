@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Transport", "limits"]
 
+_CHUNKS_AT_ONCE = 50  # of a response, some 20 us each
+
 # Beyond `schedule_delay`, in which a quiet program sends once: with httpx's five seconds it would connect each time.
 _KEEPALIVE = 60.0
 
@@ -194,7 +196,11 @@ async def _read(response: httpx.Response) -> Reply:
     # Leaving the loop early would leave httpx's nested generators to the garbage collector, at which trio warns;
     # a cancellation ends them from the inside.
     with anyio.CancelScope() as scope:
+        chunks = 0
         async for chunk in response.aiter_raw():
+            chunks += 1
+            if chunks % _CHUNKS_AT_ONCE == 0:
+                await anyio.lowlevel.checkpoint()  # what has arrived already comes without one
             if len(raw) <= MAX_RESPONSE_BYTES:
                 raw += chunk
             else:
