@@ -10,9 +10,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import count
-from os import PathLike
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 from weakref import WeakKeyDictionary
 
 import anyio
@@ -36,10 +35,10 @@ from ._errors import ClosedError, ConfigurationError
 from ._loop import is_cancellation, load_backend
 from ._tracer import Delegate, Provider
 from ._version import VERSION
-from .export import Drop, ExportConfig, ExportOptions, ExportStats, FlushResult
+from .export import ExportConfig, ExportOptions, ExportStats, FlushResult
+from .export._config import DeliveryOptions
 
 if TYPE_CHECKING:
-    import httpx
     from anyio.abc import TaskGroup, TaskStatus
     from opentelemetry.sdk.trace.export import SpanExporter
     from typing_extensions import Unpack
@@ -63,13 +62,9 @@ _PROVIDERS_OWN: Final = frozenset({"service_name", "resource", "sampler", "id_ge
 _EXPORT_WISHES: Final = ("endpoint", "transport", "spool")
 
 
-class TracingOptions(TypedDict, total=False):
+class TracingOptions(DeliveryOptions, total=False):
     """The options of `tracing()` and `configure()`; None, like absence, is the `OTEL_*` variable or the default."""
 
-    endpoint: str | None
-    headers: Mapping[str, str] | None
-    timeout: float | None
-    compression: str | None
     service_name: str | None
     resource: Resource | Mapping[str, Any] | None
     sampler: Sampler | None
@@ -77,15 +72,7 @@ class TracingOptions(TypedDict, total=False):
     capture_content: bool | None
     redact: Redact | None
     redact_others: bool | None
-    max_queue_bytes: int | None
-    max_batch_bytes: int | None
-    max_batch_spans: int | None
-    schedule_delay: float | None
-    shutdown_timeout: float | None
-    spool: str | PathLike[str] | None
-    on_drop: Callable[[Drop], object] | None
     tracer_provider: trace.TracerProvider | None
-    transport: httpx.AsyncBaseTransport | None
     record_cancellation_as_error: bool | None
 
 

@@ -20,7 +20,7 @@ from ._stats import Drop
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["ExportConfig", "ExportOptions"]
+__all__ = ["DeliveryOptions", "ExportConfig", "ExportOptions"]
 
 DEFAULT_ENDPOINT = "http://localhost:4318"
 DEFAULT_TIMEOUT = 10.0
@@ -46,28 +46,33 @@ _OWN_HEADERS = frozenset({"content-type", "content-encoding", "content-length", 
 _FILES = ("certificate", "client_key", "client_certificate")
 
 
-class ExportOptions(TypedDict, total=False):
-    """The options of `ExportConfig`, for functions that pass them on."""
+class DeliveryOptions(TypedDict, total=False):
+    """What can be said of delivery wherever a set-up begins."""
 
     endpoint: str | None
     headers: Mapping[str, str] | None
     timeout: float | None
     compression: str | None
-    certificate: str | None
-    client_key: str | None
-    client_certificate: str | None
     max_queue_bytes: int | None
     max_batch_bytes: int | None
     max_batch_spans: int | None
-    max_requests: int | None
     schedule_delay: float | None
     shutdown_timeout: float | None
-    retry: RetryPolicy | None
     spool: str | os.PathLike[str] | None
-    max_spool_bytes: int | None
-    max_spool_age: float | None
     on_drop: Callable[[Drop], object] | None
     transport: "httpx.AsyncBaseTransport | None"
+
+
+class ExportOptions(DeliveryOptions, total=False):
+    """The options of `ExportConfig`, for functions that pass them on."""
+
+    certificate: str | None
+    client_key: str | None
+    client_certificate: str | None
+    max_requests: int | None
+    retry: RetryPolicy | None
+    max_spool_bytes: int | None
+    max_spool_age: float | None
 
 
 class ExportConfig(msgspec.Struct, frozen=True, kw_only=True):
