@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from .export import Exporter, ThreadHost
 
-__all__ = ["Tracing", "TracingOptions", "configure", "tracing"]
+__all__ = ["Tracing", "TracingOptions", "capturing", "configure", "tracing"]
 
 _logger = logging.getLogger("genai_async")
 
