@@ -57,8 +57,9 @@ _NOT_ON_SPANS: Final = frozenset({"NO_CONTENT", "EVENT_ONLY"})
 _FAREWELL: Final = 0.05
 # Rounds of the loop, in which a cancelled task comes out of as many blocks that await something.
 _LAST_STEPS: Final = 50
-# Any of these says that our own exporter is wanted, also beside a provider that has exporters of its own.
+# What a provider that is there already decides by itself.
 _PROVIDERS_OWN: Final = frozenset({"service_name", "resource", "sampler", "id_generator"})
+# Any of these says that our own exporter is wanted, also beside a provider that has exporters of its own.
 _EXPORT_WISHES: Final = ("endpoint", "transport", "spool")
 
 
