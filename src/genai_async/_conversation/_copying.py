@@ -305,7 +305,9 @@ class Copier:
             if not self._has_room():
                 return self._cut_dict(found, value)
             written = key if isinstance(key, str) else _written(key)
-            name = label if label is not None and written in _VALUE_KEYS else key if isinstance(key, bytes) else written
+            name = key if isinstance(key, bytes) else written
+            if label is not None and written in _VALUE_KEYS:
+                name = label
             found[self._key(written)] = self._under(name, item)
         return found
 
