@@ -298,6 +298,23 @@ def test_a_session_in_a_programs_state(spans: Traced, again: Callable[[Any], Any
     assert not other.open_spans
 
 
+class Tenant(ga.Session):
+    """A session of somebody's own."""
+
+    tenant = ""
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda state: pickle.loads(pickle.dumps(state))])
+def test_what_a_session_came_from_goes_along(spans: Traced, again: Callable[[Any], Any]) -> None:
+    """The caller's span, and what a subclass has added."""
+    session = Tenant.from_carrier({"traceparent": f"00-{'1' * 32}-{'2' * 16}-01"}, session_id="c")
+    session.tenant = "t-1"
+    other = again(session)
+    other.start_turn().end()
+    assert (type(other), other.tenant) == (Tenant, "t-1")
+    assert [link.span_id for link in spans.last().links] == ["2" * 16]
+
+
 def test_copies_of_a_handle_are_the_handle(spans: Traced, turn: ga.Turn) -> None:
     """A span ends once, by its own handle."""
     assert copy.copy(turn) is copy.deepcopy([turn])[0] is turn

@@ -259,7 +259,7 @@ class Session(TaskOwner):
 
     def __getstate__(self) -> dict[str, Any]:
         """What it was made with: programs keep their state, and a session in it, in files and copies."""
-        return {
+        options = {
             "session_id": self._session_id,
             "agent_name": self._agent_name,
             "model": self._model,
@@ -270,9 +270,15 @@ class Session(TaskOwner):
             "capture_content": self.capture_content,
             "continue_trace": self.continue_trace,
         }
+        # What a subclass has put there.
+        own: dict[str, Any] = getattr(self, "__dict__", {})
+        return {"options": options, "origin": self._origin, "own": own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        Session.__init__(self, **state)
+        Session.__init__(self, **state["options"])
+        self._origin = state["origin"]
+        for name, value in state["own"].items():
+            setattr(self, name, value)
 
     def __repr__(self) -> str:
         return f"<Session {self._session_id} {'ended' if self.is_ended else 'open'}>"
