@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import subprocess
 import sys
@@ -538,30 +539,69 @@ async def test_turn_that_another_task_has_ended_is_left(spans: Spans) -> None:
     assert get_current() == before
 
 
-async def test_nothing_is_left_for_the_collector(spans: Spans) -> None:
-    """A request leaves no cycles behind, although servers keep its scope."""
+class _Client:
+    """A client's side of one connection, as a server holds it: together with the scope."""
 
-    class Cycle:
-        def __init__(self) -> None:
-            self.scope: dict[str, Any] = {"type": "http", "path": "/", "headers": []}
+    def __init__(self, kind: str) -> None:
+        self.scope: dict[str, Any] = {"type": kind, "path": "/", "headers": [(b"x-session-id", b"c-1")]}
+        self._messages = [{"type": "websocket.connect"}, {"type": "websocket.receive", "text": "hello"}]
 
-        async def receive(self) -> None: ...
+    async def receive(self) -> Any:
+        return self._messages.pop(0) if self._messages else {"type": "websocket.disconnect"}
 
-        async def send(self, message: Any) -> None: ...
+    async def send(self, message: Any) -> None: ...
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send(START)
-        await send(END)
 
-    async def serve_once() -> weakref.ref[Cycle]:
-        cycle = Cycle()
-        await SessionMiddleware(app, turn="request")(cycle.scope, cycle.receive, cycle.send)
-        return weakref.ref(cycle)
+async def _answers(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "websocket":
+        while (await receive())["type"] != "websocket.disconnect":
+            await send({"type": "websocket.accept"})
+    await send(START)
+    await send(END)
+
+
+async def _fails(scope: Any, receive: Any, send: Any) -> None:
+    await _answers(scope, receive, send)
+    raise ValueError
+
+
+async def _starts_tasks(scope: Any, receive: Any, send: Any) -> None:
+    scope["state"]["session"].start_soon(anyio.lowlevel.checkpoint)
+    await _answers(scope, receive, send)
+
+
+@pytest.mark.parametrize("app", [_answers, _fails, _starts_tasks])
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+async def test_nothing_is_left_for_the_collector(spans: Spans, kind: str, app: Any) -> None:
+    """A request leaves no cycles behind, and a server that keeps its scope keeps no task and no context by that."""
+    served: list[weakref.ref[Any]] = []
+
+    async def watched(scope: Any, receive: Any, send: Any) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        served.append(weakref.ref(task))
+        try:
+            await app(scope, receive, send)
+        finally:
+            served.extend(weakref.ref(scope["state"][name]) for name in ("session", "turn"))
+
+    middleware = SessionMiddleware(watched, turn=("request", "message"))
+
+    async def serve(client: _Client) -> None:
+        with contextlib.suppress(ValueError):
+            await middleware(client.scope, client.receive, client.send)
 
     gc.collect()
     gc.disable()
     try:
-        assert (await serve_once())() is None
+        client = _Client(kind)
+        await asyncio.create_task(serve(client))
+        await anyio.lowlevel.checkpoint()
+        task, session, turn = served
+        assert task() is None
+        assert session() is client.scope["state"]["session"]
+        del client
+        assert (session(), turn()) == (None, None)
     finally:
         gc.enable()
 

@@ -216,6 +216,7 @@ def test_what_has_ended_is_freed_at_once(spans: Traced, session: ga.Session) -> 
     try:
         with session.start_turn() as turn, turn.start_llm("m", provider_name="p") as llm:
             llm.output("x")
+        assert turn.context != llm.context  # asked for afterwards, it keeps nothing either
         watched = [turn, llm]
         alive = [weakref.ref(handle) for handle in watched]
         del turn, llm, watched

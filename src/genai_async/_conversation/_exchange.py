@@ -121,6 +121,8 @@ class Exchange:
             # Only in the running task; elsewhere other people's spans go on under a turn that has ended.
             attach(context_with(here, self._scope, self._span))
         turn.end(error=error)
+        # The scope leads to the turn: without it, what has ended is freed without the garbage collector.
+        turn._scopes = None
 
     async def join(self, error: BaseException | None) -> None:
         """Wait for the tasks of the turn and of the session.
@@ -144,6 +146,9 @@ class Exchange:
             attach(self._scope.outer)
         if self._scope in self.session._scopes:
             self.session._scopes.remove(self._scope)
+        # Servers keep a request's scope, and by that this, until the next one comes: not its task and contexts, too.
+        self._scope.host = self._turn_context = None
+        self._inside = self._scope.outer
         # What stands in somebody's `with` block, in a task that outlives the request, is ended by that block.
         if self.session.open_spans:
             for handle in reversed(self.session.open_spans.copy()):

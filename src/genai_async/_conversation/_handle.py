@@ -244,12 +244,15 @@ class SpanHandle:
     @property
     def context(self) -> Context:
         """An OTel Context with this span current, for code that takes a `context=`."""
-        if self._context is None:
+        context = self._context
+        if context is None:
             base = current_context() if self._base is None else self._base
             # Whoever finds this ended goes on with what it was under; a root was under nothing.
             outer = NOWHERE if self._parent is None else base
-            self._context = context_with(base, Scope(self._session, self, outer), self._standing_span())
-        return self._context
+            context = context_with(base, Scope(self._session, self, outer), self._standing_span())
+            if not self.is_ended:
+                self._context = context
+        return context
 
     def _standing_span(self) -> Span | None:
         """The span that is current inside: without a set-up, whatever is."""
