@@ -180,16 +180,7 @@ class Signal:
 
     async def wait(self) -> None:
         """Wait until the signal is set, in any anyio task; always lets others run."""
-        event = anyio.Event()
-        loop = Loop()
-        self._waiters.append(wake := lambda: loop.call_soon(event.set))
-        try:
-            if self._is_set:
-                await anyio.lowlevel.checkpoint()
-            else:
-                await event.wait()
-        finally:
-            self._forget(wake)
+        await any_of(self)
 
     def wait_blocking(self, timeout: float | None) -> bool:
         """Wait in a plain thread for `timeout` seconds at most; whether the signal was set."""
@@ -203,6 +194,26 @@ class Signal:
     def _forget(self, wake: Callable[[], object]) -> None:
         with suppress(ValueError):
             self._waiters.remove(wake)
+
+
+async def any_of(*signals: Signal) -> None:
+    """Wait until one of the signals is set, in any anyio task; always lets others run."""
+    event = anyio.Event()
+    loop = Loop()
+
+    def wake() -> None:
+        loop.call_soon(event.set)
+
+    for signal in signals:
+        signal._waiters.append(wake)
+    try:
+        if any(signal.is_set() for signal in signals):
+            await anyio.lowlevel.checkpoint()
+        else:
+            await event.wait()
+    finally:
+        for signal in signals:
+            signal._forget(wake)
 
 
 def spawn(func: Callable[[], Awaitable[None]], end: Callable[[], object], name: str) -> Any:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import gzip
 import logging
 import time
@@ -72,6 +73,26 @@ async def test_headers_replace_ours_in_any_case() -> None:
             assert (await exporter.flush(5)).complete
         assert server.seen[0].headers["user-agent"] == "mine"
         assert server.seen[0].headers["authorization"] == "Bearer x"
+
+
+async def test_waiting_leaves_nothing_for_the_collector() -> None:
+    """Who waits for its spans, as each request of a service may, leaves no cycles behind."""
+    transport = httpx.MockTransport(lambda _: httpx.Response(200))
+    async with running(endpoint="http://x", transport=transport) as exporter:
+
+        async def wait() -> None:
+            feed(exporter, 1)
+            assert await exporter.settled(0, exporter.position, 5)
+
+        await wait()
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(20):
+                await wait()
+            assert gc.collect() < 20
+        finally:
+            gc.enable()
 
 
 async def test_a_batch_is_sent_after_the_delay() -> None:

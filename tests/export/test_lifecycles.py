@@ -260,6 +260,43 @@ def test_on_another_loop_than_it_runs_in(server: _Server) -> None:
     assert host.join(5)
 
 
+def test_who_waits_takes_over(server: _Server) -> None:
+    """When the loop that sends gives up, the one that waits for it sends what that had under way."""
+    asked = threading.Event()
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        if not asked.is_set():
+            asked.set()
+            await anyio.sleep_forever()
+        return httpx.Response(200)
+
+    exporter = _exporter("http://x", transport=httpx.MockTransport(answer), schedule_delay=60)
+    given_up = threading.Event()
+
+    async def send() -> None:
+        task = asyncio.create_task(exporter.run())
+        await asyncio.to_thread(given_up.wait, 5)
+        task.cancel()
+        await asyncio.wait([task])
+
+    async def wait() -> None:
+        feed(exporter, 2)
+        async with anyio.create_task_group() as group:
+            group.start_soon(exporter.settled, 0, 2, 10)
+            while not asked.is_set():
+                await anyio.sleep(0.001)
+            given_up.set()
+
+    thread = threading.Thread(target=asyncio.run, args=(send(),))
+    thread.start()
+    while not exporter._is_hosted():
+        time.sleep(0.001)
+    anyio.run(wait)
+    thread.join(5)
+    assert exporter.stats().delivered == 2
+    assert balanced(exporter)
+
+
 def test_a_hundred_of_them() -> None:
     """Set-ups and tear-downs leave no thread and no file behind."""
     threads, files = threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))

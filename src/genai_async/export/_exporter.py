@@ -15,7 +15,7 @@ import anyio
 from opentelemetry.sdk.trace import ReadableSpan
 
 from .._errors import ClosedError
-from .._loop import Loop, Signal, is_in_loop, run_inline
+from .._loop import Loop, Signal, any_of, is_in_loop, run_inline
 from ._buffer import Buffer
 from ._config import ExportConfig
 from ._encode import Encoder
@@ -79,7 +79,8 @@ class Exporter:
         )
         self._watches = Watches(self._buffer)
         self._worker = Worker(config, self._buffer, self._watches, self._troubles, self._store())
-        self._claims = threading.Lock()
+        # Re-entrant: a handler of signals may shut down while its own thread holds it.
+        self._claims = threading.RLock()
         # The loop that sends, or the keeper that is about to bring one: until then nobody else need begin.
         self._host: Loop | Keeper | None = None
         self._left = Signal()
@@ -179,13 +180,17 @@ class Exporter:
     def _claim(self) -> Loop | None:
         """Become the host, unless a loop that still exists is it, or somebody else's thread is about to have one."""
         with self._claims:
-            host = self._host
-            if host is not None and host.is_alive() and not (host is self._keeper and host.is_here):
+            if self._has_other_host():
                 return None
             self._buffer.put_all_back()
             self._left.clear()
             self._host = Loop()
             return self._host
+
+    def _has_other_host(self) -> bool:
+        """Whether sending is the business of a loop that still exists, or of a thread that is about to have one."""
+        host = self._host
+        return host is not None and host.is_alive() and not (host is self._keeper and host.is_here)
 
     def _is_hosted(self) -> bool:
         """Whether some loop sends, or a thread is about to have one."""
@@ -202,12 +207,17 @@ class Exporter:
             self._troubles.report("internal", f"the exporter stumbled: {type(exc).__name__}: {exc}")
             await anyio.sleep(_STUMBLE_DELAY)
         finally:
-            if self._host is host:
-                self._host = None
-                self._left.set()
+            with self._claims:  # or who claims it in between is told that it has been left
+                if self._host is host:
+                    self._host = None
+                    self._left.set()
 
     async def _until(self, done: Signal, *, is_alone: bool) -> None:
         """Wait, and send meanwhile if nobody else does: this loop may be the only one left."""
+        while self._has_other_host() and not done.is_set():
+            await any_of(done, self._left)
+        if done.is_set():
+            return
         async with anyio.create_task_group() as group:
 
             async def stand_by() -> None:
