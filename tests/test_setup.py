@@ -600,7 +600,21 @@ async def test_without_a_name_the_service_is_unknown(monkeypatch: pytest.MonkeyP
     sink = Sink()
     async with ga.tracing(transport=sink):
         one_turn()
-    assert sink.resource["service.name"].startswith("unknown_service")
+    assert sink.resource["service.name"] == Resource.create().attributes["service.name"]
+
+
+@pytest.mark.anyio
+async def test_instances_can_be_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The resource says all that the SDK's says, with detectors of one's own too, and which distribution this is."""
+    found: list[set[str]] = []
+    for detectors in ("", "process"):
+        monkeypatch.setenv("OTEL_EXPERIMENTAL_RESOURCE_DETECTORS", detectors)
+        sink = Sink()
+        async with ga.tracing(transport=sink):
+            one_turn()
+        assert sink.resource["service.instance.id"] == Resource.create().attributes["service.instance.id"]
+        found.append(set(sink.resource) - set(Resource.create().attributes))
+    assert found == [{"telemetry.distro.name", "telemetry.distro.version"}] * 2
 
 
 @pytest.mark.anyio

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +18,7 @@ from weakref import WeakKeyDictionary
 import anyio
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource, ServiceInstanceIdResourceDetector
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor
 from opentelemetry.sdk.trace import TracerProvider as SDKTracerProvider
 from opentelemetry.sdk.trace.id_generator import IdGenerator
@@ -339,7 +340,7 @@ class Tracing:
                 raise ConfigurationError(f"tracer_provider: cannot be joined: {exc}") from exc
             return
         provider = cast(Provider, self._provider)
-        provider.add_span_processor(ConversationProcessor())
+        provider.add_span_processor(ConversationProcessor(_SCOPE))
         if self._export_processor is not None:
             provider.add_span_processor(self._export_processor)
         for exporter in _exporters_to_stdout():
@@ -391,7 +392,7 @@ class _Seat(SpanProcessor):
     """Our place in a provider of the user's, taken once: the SDK's providers have no way to take a processor out."""
 
     def __init__(self) -> None:
-        self._conversation = ConversationProcessor()
+        self._conversation = ConversationProcessor(_SCOPE)
         self._exports: tuple[SpanProcessor, ...] = ()
 
     def add(self, processor: SpanProcessor | None) -> None:
@@ -610,20 +611,24 @@ def _resource(given: Mapping[str, Any]) -> Resource:
     if not isinstance(own, Resource):
         own = Resource(dict(own))
     named = Resource({"service.name": given["service_name"]} if "service_name" in given else {})
+    return _DISTRO.merge(_detected()).merge(own).merge(named)
+
+
+def _detected() -> Resource:
     if _env.text("OTEL_EXPERIMENTAL_RESOURCE_DETECTORS") is not None:
-        return Resource.create().merge(own).merge(named)
-    # `Resource.create` would scan every installed package for detectors, on the event loop's thread.
-    return _TELEMETRY.merge(OTELResourceDetector().detect()).merge(own).merge(named)
+        return Resource.create()
+    # What that comes to, without the threads that it starts for each detector.
+    return _SDK.merge(ServiceInstanceIdResourceDetector().detect()).merge(OTELResourceDetector().detect())
 
 
-_TELEMETRY: Final = Resource(
+_DISTRO: Final = Resource({"telemetry.distro.name": "genai-async", "telemetry.distro.version": VERSION})
+_EXECUTABLE: Final = (sys.executable or "").replace("\\", "/").rpartition("/")[2]
+_SDK: Final = Resource(
     {
         "telemetry.sdk.language": "python",
         "telemetry.sdk.name": "opentelemetry",
         "telemetry.sdk.version": SDK_VERSION,
-        "telemetry.distro.name": "genai-async",
-        "telemetry.distro.version": VERSION,
-        "service.name": "unknown_service",
+        "service.name": f"unknown_service:{_EXECUTABLE}" if _EXECUTABLE else "unknown_service",
     }
 )
 

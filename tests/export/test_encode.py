@@ -204,6 +204,18 @@ def test_values_that_json_cannot_hold(value: object, expected: object) -> None:
     assert found["after"] == {"stringValue": "x"}
 
 
+def test_numbers_out_of_range() -> None:
+    """A time or id that no collector can hold becomes the nearest that it can, and costs the batch nothing."""
+    long_id = SpanContext(1 << 130 | 5, 1 << 64 | 6, is_remote=False)
+    span = _span({}, events=[Event("e", None, -5)], links=[Link(long_id, {"k": 1})])
+    span._start_time, span._end_time = -1, 2**64
+    encoded = _encoded(span)
+    assert (encoded["startTimeUnixNano"], encoded["endTimeUnixNano"]) == ("0", str(2**64 - 1))
+    assert encoded["events"][0]["timeUnixNano"] == "0"
+    assert (encoded["links"][0]["traceId"], encoded["links"][0]["spanId"]) == (f"{5:032x}", f"{6:016x}")
+    assert _request(span)
+
+
 def test_left_out_attributes_are_counted() -> None:
     """An attribute that OTLP cannot hold is counted as dropped, in spans, events and links."""
     bad = {"x": object(), "y": 1}

@@ -6,11 +6,20 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import Span, SpanProcessor, sampling
+from opentelemetry.sdk.trace import (
+    ReadableSpan,
+    Span,
+    SpanProcessor,
+    _default_tracer_configurator,
+    _disable_tracer_configurator,
+    sampling,
+)
 from opentelemetry.sdk.trace import Tracer as SDKTracer
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import NoOpTracer
+from opentelemetry.trace import NoOpTracer, use_span
 
 from genai_async._tracer import Provider
 
@@ -165,6 +174,52 @@ def test_the_sdks_metrics_about_itself_keep_counting(ended: Ended, monkeypatch: 
     assert isinstance(span, Span)
     span.end()
     assert [span.name for span in ended.spans] == ["span"]
+
+
+def test_the_sdks_own_spans_are_safe_from_processors_too(ended: Ended, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the SDK's metrics on, a processor that raises in a hook, or has not got it, still harms nobody."""
+
+    class Broken(SpanProcessor):
+        def _on_ending(self, span: Span) -> None:
+            raise RuntimeError
+
+    class Plain:
+        def on_start(self, span: Span, parent_context: Context | None = None) -> None: ...
+
+        def on_end(self, span: ReadableSpan) -> None: ...
+
+    monkeypatch.setenv("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", "true")
+    provider = Provider()
+    plain: Any = Plain()
+    for processor in (Broken(), plain, ended):
+        provider.add_span_processor(processor)
+    provider.get_tracer("scope").start_span("span").end()
+    assert [span.name for span in ended.spans] == ["span"]
+
+
+def test_a_scope_can_be_switched_off(ended: Ended) -> None:
+    """The SDK's configurator of tracers counts for those that are there and those that come."""
+    provider = Provider()
+    provider.add_span_processor(ended)
+    made = provider.get_tracer("noisy")
+    parent = made.start_span("parent")
+    provider._set_tracer_configurator(tracer_configurator=_disable_tracer_configurator)
+    for each in (made, provider.get_tracer("other")):
+        with use_span(parent):
+            span = each.start_span("span")
+        assert not span.is_recording()
+        assert span.get_span_context() == parent.get_span_context()
+        assert not each.start_span("root").get_span_context().is_valid
+    provider._set_tracer_configurator(tracer_configurator=_default_tracer_configurator)
+    assert made.start_span("span").is_recording()
+
+
+def test_another_sampler_may_be_given_to_a_tracer() -> None:
+    """A tracer's sampler is asked, also where it was replaced."""
+    made: Any = Provider().get_tracer("scope")
+    assert made.start_span("span").is_recording()
+    made.sampler = ALWAYS_OFF
+    assert not made.start_span("span").is_recording()
 
 
 def _in_child(check: Callable[[], bool]) -> bool:

@@ -3,15 +3,18 @@ from __future__ import annotations
 import copy
 import gc
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from opentelemetry import context, trace
+from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk import trace as sdk
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, Status, StatusCode, TraceFlags, TraceState
 from tests.pace import paces
 
@@ -351,17 +354,132 @@ def test_the_old_name_of_the_scope_still_answers() -> None:
     assert info.name == "scope"
 
 
-def test_a_recipe_that_rewrites_attributes_at_the_end_works() -> None:
-    """Redaction recipes replace `_attributes` in `on_end`; later processors read what they left."""
+def _no_events(span: Any) -> None:
+    span._events = [event for event in span.events if event.name != "secret"]
 
-    class Redact(SpanProcessor):
+
+def _as_tuples(span: Any) -> None:
+    span._events, span._links = tuple(span.events)[1:], ()
+
+
+def _into_the_dict(span: Any) -> None:
+    span._attributes._dict["secret"] = "***"
+
+
+def _past_the_guard(span: Any) -> None:
+    span._attributes._immutable = False
+    span._attributes["secret"] = "***"
+    del span._attributes["more"]
+
+
+def _more_events(span: Any) -> None:
+    span._events.append(sdk.Event("added", {"dropped": span._attributes.dropped}, 5))
+    span._links.append(Link(REMOTE))
+
+
+def _on_an_event(span: Any) -> None:
+    span._events[0]._attributes._immutable = False
+    span._events[0]._attributes["tenant"] = span.name
+
+
+def _other_scope(span: Any) -> None:
+    span._instrumentation_scope = InstrumentationScope(f"not {span._instrumentation_scope.name}")
+
+
+_RECIPES: dict[str, Callable[[Any], None]] = {
+    "other attributes": lambda span: setattr(span, "_attributes", {"redacted": True}),
+    "bounded attributes": lambda span: setattr(span, "_attributes", BoundedAttributes(1, {"a": 1, "redacted": True})),
+    "no attributes": lambda span: setattr(span, "_attributes", None),
+    "an attribute": lambda span: span._attributes._dict.update(secret=span._attributes["secret"][:1]),
+    "the dict": _into_the_dict,
+    "the guard": _past_the_guard,
+    "other events": _no_events,
+    "tuples": _as_tuples,
+    "no more events": lambda span: span._events._dq.clear(),
+    "more events": _more_events,
+    "an event's attributes": _on_an_event,
+    "the scope": _other_scope,
+    "the name": lambda span: setattr(span, "_name", "masked"),
+}
+
+
+@pytest.mark.parametrize("recipe", _RECIPES.values(), ids=_RECIPES)
+def test_recipes_for_the_sdks_spans_work(recipe: Callable[[Any], None]) -> None:
+    """What processors do behind the public properties, to mask or to add, does the same here and touches no other."""
+
+    class Masking(SpanProcessor):
         def on_end(self, span: ReadableSpan) -> None:
-            span._attributes = {"redacted": True}
+            if span.name == "span":
+                recipe(span)
 
-    after = Ended()
-    made = tracer(Redact(), after)
-    made.start_span("span", attributes={"secret": "x"}).end()
-    assert dict(after.spans[0].attributes or {}) == {"redacted": True}
+    def seen(provider: sdk.TracerProvider) -> list[Any]:
+        after = Ended()
+        provider.add_span_processor(Masking())
+        provider.add_span_processor(after)
+        made = provider.get_tracer("scope")
+        for name in ("span", "other"):
+            span = made.start_span(name, attributes={"first": 0, "secret": "x", "more": 1, "most": 2}, start_time=1)
+            span.add_event("secret", timestamp=2)
+            span.add_event("event", timestamp=3)
+            span.end(4)
+        made.start_span("bare", start_time=1).end(4)
+        return [
+            (
+                dict(span.attributes or {}),
+                [(event.name, dict(event.attributes or {})) for event in span.events],
+                [link.context for link in span.links],
+                (span.dropped_attributes, span.dropped_events, span.dropped_links),
+                span.instrumentation_scope and span.instrumentation_scope.name,
+                {**json.loads(span.to_json()), "context": None, "attributes": None},
+            )
+            for span in after.spans
+        ]
+
+    limits, resource = SpanLimits(max_span_attributes=3, max_events=5), Resource({"service.name": "test"})
+    ours = seen(Provider(span_limits=limits, resource=resource))
+    assert ours == seen(sdk.TracerProvider(span_limits=limits, resource=resource, shutdown_on_exit=False))
+    assert len(ours) == 3
+
+
+def test_an_events_attributes_are_its_own() -> None:
+    """What is done to the attributes of one event or link shows on no other."""
+    first, second = start(), start()
+    for span in (first, second):
+        span.add_event("event")
+        span.add_link(REMOTE)
+    for kept in (first.events[0].attributes, first.links[0].attributes):
+        kept._immutable = False
+        kept["tenant"] = "a"
+    assert dict(second.events[0].attributes) == dict(second.links[0].attributes) == {}
+
+
+def test_a_loop_over_an_open_spans_attributes_goes_on() -> None:
+    """Processors that mask set attributes while they look at them."""
+
+    class Masking(SpanProcessor):
+        def on_start(self, span: sdk.Span, parent_context: context.Context | None = None) -> None:
+            for key, value in (span.attributes or {}).items():
+                span.set_attribute(key, str(value)[:0] + "***")
+                span.set_attribute(f"{key}.masked", True)
+
+    many = {f"key{number}": "secret" for number in range(20)}
+    span: Any = tracer(Masking()).start_span("span", attributes=many)
+    attributes = span.attributes
+    assert {attributes[key] for key in many} == {"***"}
+    assert len(attributes) == 40
+    span.set_attribute("late", 1)
+    assert attributes["late"] == 1
+
+
+def test_processors_can_be_taken_out() -> None:
+    """As there is no public way, programs replace the SDK's tuple of processors."""
+    first, second = Ended(), Ended()
+    provider = Provider()
+    provider.add_span_processor(first)
+    provider.add_span_processor(second)
+    provider._active_span_processor._span_processors = (second,)
+    provider.get_tracer("scope").start_span("span").end()
+    assert (len(first.spans), len(second.spans)) == (0, 1)
 
 
 def test_suppression_is_left_to_instrumentations(ended: Ended) -> None:

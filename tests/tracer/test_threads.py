@@ -95,6 +95,32 @@ def test_what_is_read_at_the_end_no_longer_changes() -> None:
         assert span.end_time == end_time
 
 
+def test_an_attribute_that_is_set_again_is_never_gone() -> None:
+    """Whoever ends or reads a span while another thread renews an attribute finds the old value or the new one."""
+    reader = Reader()
+    provider = Provider()
+    provider.add_span_processor(reader)
+    made = provider.get_tracer("scope")
+
+    def write(span: Any) -> None:
+        number = 0
+        while span.is_recording():
+            number += 1
+            span.set_attribute("one", number)
+            span.set_attributes({"two": number, "three": [number]})
+
+    def read(span: Any) -> None:
+        for _ in range(200):
+            assert {"one", "two", "three"} == span.attributes.keys()
+            assert "two" in span.attributes
+        span.end()
+
+    for _ in range(100):
+        span: Any = made.start_span("span", attributes={"one": 0, "two": 0, "three": 0})
+        _at_once(lambda span=span: write(span), lambda span=span: write(span), lambda span=span: read(span))
+    assert [seen[0].keys() for seen in reader.seen] == [{"one", "two", "three"}] * 100
+
+
 def test_ok_wins_over_every_other_thread() -> None:
     """Once a thread has set OK, an error that another sets at the same time does not replace it."""
     made = Provider().get_tracer("scope")

@@ -20,11 +20,20 @@ class ConversationProcessor(SpanProcessor):
     """Writes `gen_ai.conversation.id` when a span starts, so that the processors after it see it.
 
     The conversation is that of the context which the span starts in, also where that is passed as `context=`.
+
+    Args:
+        own_scope: The name of the instrumentation scope that is ours: those spans have it from the start.
     """
 
+    def __init__(self, own_scope: str) -> None:
+        self._own_scope = own_scope
+
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        if not isinstance(span, ReadableSpan) or sc.CONVERSATION_ID in (span.attributes or ()):
-            return  # our own have it from the start
+        if not isinstance(span, ReadableSpan):
+            return
+        made_by = span.instrumentation_scope
+        if (made_by is not None and made_by.name == self._own_scope) or sc.CONVERSATION_ID in (span.attributes or ()):
+            return
         scope = scope_around(get_current() if parent_context is None else parent_context)
         if scope is not None and scope.session is not None:
             span.set_attribute(sc.CONVERSATION_ID, scope.session.session_id)

@@ -1,30 +1,57 @@
-"""Events and links as a span keeps them."""
+"""What a span keeps beside its own fields, in the SDK's classes: attributes, events and links."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeVar
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.trace import Event, SpanLimits
+from opentelemetry.sdk.util import BoundedList
 from opentelemetry.trace import Link, SpanContext
 from opentelemetry.util.types import Attributes
 
+from ._lock import RARE
 from ._values import bounded
+
+if TYPE_CHECKING:
+    from ._values import Attributes as Values
 
 _T = TypeVar("_T")
 
 
-class Kept(list[_T]):
-    """A list that keeps the newest and counts the rest."""
+class Kept(BoundedList[_T] if TYPE_CHECKING else BoundedList):
+    """A list that keeps the newest and counts the rest: the SDK's, but finalizers may come back into its lock."""
 
-    dropped = 0
+    def __init__(self, maxlen: int | None) -> None:
+        self.dropped = 0
+        self._dq: deque[_T] = deque()
+        self._lock: Any = RARE
+        self._maxlen = maxlen
 
-    def add(self, item: _T, maximum: int | None) -> None:
-        """Append; beyond `maximum` items the oldest goes."""
-        self.append(item)
-        if maximum is not None and len(self) > maximum:
-            del self[0]
-            self.dropped += 1
+    def append(self, item: _T) -> None:
+        """Add an item; beyond the most that may be kept the oldest goes."""
+        with RARE:
+            # In this order, whatever comes in between adds and takes away as much.
+            self._dq.append(item)
+            if self._maxlen is not None and len(self._dq) > self._maxlen:
+                self._dq.popleft()
+                self.dropped += 1
+
+    def extend(self, seq: Iterable[_T]) -> None:
+        """Add several."""
+        for item in seq:
+            self.append(item)
+
+
+def view_of(values: Values, limits: SpanLimits, dropped: int, *, is_open: bool) -> BoundedAttributes:
+    """The SDK's class around a span's own dict: what is done to the one is done to the other."""
+    view = BoundedAttributes(limits.max_span_attributes, None, not is_open, limits.max_span_attribute_length)
+    view._dict = values
+    view._lock = cast(Any, RARE)
+    view.dropped = dropped
+    return view
 
 
 def event_of(name: str, attributes: Attributes, timestamp: int | None, limits: SpanLimits) -> Event:
@@ -42,9 +69,9 @@ def link_of(context: SpanContext | None, attributes: Attributes, limits: SpanLim
 
 def links_of(links: Sequence[Link | None], limits: SpanLimits) -> Kept[Link]:
     """The links that a span starts with."""
-    kept = Kept[Link]()
+    kept = Kept[Link](limits.max_links)
     for given in links:
         link = None if given is None else link_of(given.context, given.attributes, limits)
         if link is not None:
-            kept.add(link, limits.max_links)
+            kept.append(link)
     return kept

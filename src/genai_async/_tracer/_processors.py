@@ -11,21 +11,23 @@ from ._notice import once
 class Processors(SynchronousMultiSpanProcessor):
     """The SDK's processor of processors, except that one that raises harms neither the others nor the caller."""
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        # Most processors listen to some of the calls only: those who do not listen are not called.
-        self.starting: tuple[SpanProcessor, ...] = ()
-        self.ending: tuple[SpanProcessor, ...] = ()
-        self.ended: tuple[SpanProcessor, ...] = ()
+    _registered: tuple[SpanProcessor, ...] = ()
+    # Most processors listen to some of the calls only: those who do not listen are not called.
+    starting: tuple[SpanProcessor, ...] = ()
+    ending: tuple[SpanProcessor, ...] = ()
+    ended: tuple[SpanProcessor, ...] = ()
 
-    def add_span_processor(self, span_processor: SpanProcessor) -> None:
-        super().add_span_processor(span_processor)
-        if _listens(span_processor, "on_start"):
-            self.starting = (*self.starting, span_processor)
-        if _listens(span_processor, "_on_ending"):
-            self.ending = (*self.ending, span_processor)
-        if _listens(span_processor, "on_end"):
-            self.ended = (*self.ended, span_processor)
+    @property
+    def _span_processors(self) -> tuple[SpanProcessor, ...]:
+        """Where the SDK keeps them, and programs that take processors out write to."""
+        return self._registered
+
+    @_span_processors.setter
+    def _span_processors(self, processors: tuple[SpanProcessor, ...]) -> None:
+        self._registered = processors
+        self.starting = tuple([each for each in processors if _listens(each, "on_start")])
+        self.ending = tuple([each for each in processors if _listens(each, "_on_ending")])
+        self.ended = tuple([each for each in processors if _listens(each, "on_end")])
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         for processor in self.starting:
@@ -34,8 +36,8 @@ class Processors(SynchronousMultiSpanProcessor):
             except Exception:
                 once("on_start of %s failed", type(processor))
 
-    def on_ending(self, span: Span) -> None:
-        """Tell those who want to know that the span ends; it takes no more changes."""
+    def _on_ending(self, span: Span) -> None:
+        # Who wants to know that the span ends is told so; it takes no more changes.
         for processor in self.ending:
             try:
                 processor._on_ending(span)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.sdk import trace as sdk
@@ -72,3 +73,8 @@ class Provider(sdk.TracerProvider):
             scope = InstrumentationScope(name, version, schema_url, attributes)
             lean = self._lean.setdefault(base, Tracer(base, scope, self._limits, self._processors))
         return lean
+
+    def _set_tracer_configurator(self, *, tracer_configurator: Any) -> None:
+        super()._set_tracer_configurator(tracer_configurator=tracer_configurator)
+        for base, lean in list(self._lean.items()):
+            lean.is_enabled = base._is_enabled()

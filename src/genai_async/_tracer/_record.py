@@ -1,35 +1,37 @@
-"""What a span knows, and how processors and exporters read it."""
+"""What a span knows, and how processors and exporters read it.
+
+Processors that mask what is exported reach behind the public properties, into `_attributes`, `_events` or
+`_instrumentation_scope`. A recipe that does not fit is a secret that leaks, so these give what they give on the SDK's
+span, and may be replaced as there; they are made when somebody asks, and most spans never make them.
+"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import Event, ReadableSpan
-from opentelemetry.sdk.util import BoundedList
+from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits
 from opentelemetry.sdk.util.instrumentation import InstrumentationInfo, InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status
 from opentelemetry.util.types import AnyValue
 
-from ._parts import Kept
+from ._lock import RARE
+from ._parts import Kept, view_of
 
 if TYPE_CHECKING:
     from ._tracer import Tracer
 
 UNSET = Status()
-NO_EVENTS = Kept[Event]()  # shared by all spans that have none: never added to
-NO_LINKS = Kept[Link]()
 
 
 class Record(ReadableSpan):
     """The reading side of a span.
 
-    The class attributes stand for what most spans never set, so that a start writes nine fields and no more. The fields
-    have the names that the SDK gives them: redaction recipes that write to `span._attributes` go on working.
+    The class attributes stand for what most spans never set, so that a start writes nine fields and no more.
     """
 
     _tracer: Tracer
@@ -38,13 +40,18 @@ class Record(ReadableSpan):
     _parent: SpanContext | None
     _kind: SpanKind
     _resource: Resource
-    _attributes: dict[str, AnyValue]
+    _values: dict[str, AnyValue]
     _start_time: int
     _end_time: int | None = None
+    _open: bool = False
     _status: Status = UNSET
-    _events: Kept[Event] = NO_EVENTS
-    _links: Kept[Link] = NO_LINKS
-    _dropped_attributes = 0
+    # What `_attributes` gives, once somebody has asked for it: what is done to it must last.
+    _view: Any = None
+    _own_events: Any = None
+    _own_links: Any = None
+    _own_scope: InstrumentationScope | None = None
+    # Not in use where there is a view, which counts them itself.
+    _dropped = 0
 
     @property
     def name(self) -> str:
@@ -76,27 +83,28 @@ class Record(ReadableSpan):
 
     @property
     def attributes(self) -> Mapping[str, AnyValue]:
-        return MappingProxyType(self._attributes)
+        # As long as they may change, a loop over them must go on: the SDK's class loops over a copy.
+        return MappingProxyType(self._attributes if self._open else self._values)
 
     @property
     def events(self) -> Sequence[Event]:
-        return tuple(self._events) if self._events is not NO_EVENTS else ()
+        return () if self._own_events is None else tuple(self._own_events)
 
     @property
     def links(self) -> Sequence[Link]:
-        return tuple(self._links) if self._links is not NO_LINKS else ()
+        return () if self._own_links is None else tuple(self._own_links)
 
     @property
     def dropped_attributes(self) -> int:
-        return self._dropped_attributes
+        return self._dropped if self._view is None else getattr(self._view, "dropped", 0)
 
     @property
     def dropped_events(self) -> int:
-        return self._events.dropped
+        return 0 if self._own_events is None else getattr(self._own_events, "dropped", 0)
 
     @property
     def dropped_links(self) -> int:
-        return self._links.dropped
+        return 0 if self._own_links is None else getattr(self._own_links, "dropped", 0)
 
     @property
     def resource(self) -> Resource:
@@ -104,7 +112,7 @@ class Record(ReadableSpan):
 
     @property
     def instrumentation_scope(self) -> InstrumentationScope:
-        return self._tracer.scope
+        return self._own_scope or self._tracer.scope
 
     @property
     def instrumentation_info(self) -> InstrumentationInfo | None:
@@ -121,27 +129,86 @@ class Record(ReadableSpan):
 
     def _readable_span(self) -> ReadableSpan:
         """The same span as the SDK's plain record, for the slow things that it knows how to do."""
-        attributes = BoundedAttributes(None, self._attributes)
-        attributes.dropped = self._dropped_attributes
         return ReadableSpan(
             name=self._name,
             context=self._context,
             parent=self._parent,
             resource=self._resource,
-            attributes=attributes,
-            events=_bounded_list(self._events),
-            links=_bounded_list(self._links),
+            attributes=self._attributes,
+            events=self._events,
+            links=self._links,
             kind=self._kind,
             instrumentation_info=self._tracer.instrumentation_info,
             status=self._status,
             start_time=self._start_time,
             end_time=self._end_time,
-            instrumentation_scope=self._tracer.scope,
+            instrumentation_scope=self.instrumentation_scope,
         )
 
+    @property
+    def _attributes(self) -> Any:
+        if self._view is None:
+            with RARE:
+                if self._view is None:
+                    self._view = view_of(self._values, self._tracer.limits, self._dropped, is_open=self._open)
+        return self._view
 
-def _bounded_list(items: Kept[Any]) -> Any:
-    result = cast(Any, BoundedList)(None)
-    result.extend(items)
-    result.dropped = items.dropped
-    return result
+    @_attributes.setter
+    def _attributes(self, attributes: Any) -> None:
+        if isinstance(attributes, BoundedAttributes):
+            self._values = attributes._dict
+        else:
+            attributes = self._values = attributes if type(attributes) is dict else dict(attributes or {})
+        self._view = attributes
+
+    def _fix_values(self) -> None:
+        """Keep what they are at the end: who comes too late with another one writes into a dict that nobody reads."""
+        self._values = self._values.copy()
+        view = self._view
+        if view is None:
+            return
+        if isinstance(view, BoundedAttributes):
+            view._dict = self._values
+            view._immutable = True
+        else:
+            self._view = self._values
+
+    @property
+    def _events(self) -> Any:
+        if self._own_events is None:
+            self.__dict__.setdefault("_own_events", Kept[Event](self._tracer.limits.max_events))
+        return self._own_events
+
+    @_events.setter
+    def _events(self, events: Any) -> None:
+        self._own_events = events
+
+    @property
+    def _links(self) -> Any:
+        if self._own_links is None:
+            self.__dict__.setdefault("_own_links", Kept[Link](self._tracer.limits.max_links))
+        return self._own_links
+
+    @_links.setter
+    def _links(self, links: Any) -> None:
+        self._own_links = links
+
+    @property
+    def _instrumentation_scope(self) -> InstrumentationScope:
+        return self.instrumentation_scope
+
+    @_instrumentation_scope.setter
+    def _instrumentation_scope(self, scope: InstrumentationScope | None) -> None:
+        self._own_scope = scope
+
+    @property
+    def _instrumentation_info(self) -> InstrumentationInfo | None:
+        return self._tracer.instrumentation_info
+
+    @property
+    def _limits(self) -> SpanLimits:
+        return self._tracer.limits
+
+    @property
+    def _lock(self) -> Any:
+        return RARE

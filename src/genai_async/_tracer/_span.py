@@ -7,54 +7,40 @@ make that safe on the way that every span takes:
   time, so exactly one `end` gets through.
 - A writer takes the attributes dict first and looks at `_open` second; `end` closes first and puts a copy in the dict's
   place second. A writer that was late has written into a dict that nobody reads any more.
-- Setting and popping a key of a dict are single steps.
+- Setting a key of a dict is a single step, and so is moving it to the end (`set_again`).
 
-What is rare (events, links, a status, limits that bite) takes a lock for a moment. It is re-entrant, because a
-finalizer may come back into it.
+What is rare (events, links, a status, limits that bite) takes a lock for a moment.
 """
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Mapping, Sequence
 from time import time_ns
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.context import Context
 from opentelemetry.sdk import trace as sdk
-from opentelemetry.sdk.trace import Event
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.util.types import AnyValue, Attributes
 
 from .._log import warn
+from ._lock import RARE
 from ._notice import once
-from ._parts import Kept, event_of, link_of, links_of
-from ._record import NO_EVENTS, NO_LINKS, Record
-from ._values import clean_attributes, trim
+from ._parts import event_of, link_of, links_of
+from ._record import Record
+from ._values import clean_attributes, set_again, trim
 
 if TYPE_CHECKING:
     from ._tracer import Tracer
 
 _new = object.__new__
-_rare = threading.RLock()
-
-
-def _renew_lock() -> None:
-    # In a forked child the thread that held the lock does not exist, so nobody would ever release it.
-    global _rare  # noqa: PLW0603
-    _rare = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
 
 
 class Span(Record, sdk.Span):
     """The writing side of a span; made by `begin` only."""
 
-    _open = False
     _record_exception = True
     _set_status_on_exception = True
 
@@ -81,9 +67,9 @@ class Span(Record, sdk.Span):
         if attributes:
             span._take(attributes)
         else:
-            span._attributes = {}
+            span._values = {}
         if links:
-            span._links = links_of(links, tracer.limits)
+            span._own_links = links_of(links, tracer.limits)
         span._start_time = time_ns() if start_time is None else start_time
         span._open = True
         return span
@@ -95,22 +81,23 @@ class Span(Record, sdk.Span):
         return self._open
 
     def set_attribute(self, key: str, value: AnyValue) -> None:
-        attributes = self._attributes
+        values = self._values
         if not self._open:
             warn("Setting attribute on ended span.")
             return
         tracer = self._tracer
         if type(value) not in tracer.plain_types or type(key) is not str or not key:
-            self._set_unusual(attributes, key, value)
+            self._set_unusual(values, key, value)
             return
-        if key in attributes:
-            attributes.pop(key, None)  # a key that is set again moves to the end
-        attributes[key] = value
-        if len(attributes) > tracer.max_attributes:
-            self._trim(attributes)
+        if key in values:
+            set_again(values, key, value)
+            return
+        values[key] = value
+        if len(values) > tracer.max_attributes:
+            self._trim(values)
 
     def set_attributes(self, attributes: Mapping[str, AnyValue]) -> None:
-        kept = self._attributes
+        values = self._values
         if not self._open:
             warn("Setting attribute on ended span.")
             return
@@ -118,38 +105,25 @@ class Span(Record, sdk.Span):
         cleaned, dropped = clean_attributes(attributes, tracer.max_length)
         if dropped:
             self._count_dropped(dropped)
-        if len(kept) + len(cleaned) <= tracer.max_attributes:
-            for key in kept.keys() & cleaned.keys():
-                kept.pop(key, None)  # a key that is set again moves to the end
-            kept.update(cleaned)
+        if len(values) + len(cleaned) <= tracer.max_attributes and values.keys().isdisjoint(cleaned):
+            values.update(cleaned)
         else:
-            self._replace(kept, cleaned)
+            self._replace(values, cleaned)
 
     def add_event(self, name: str, attributes: Attributes = None, timestamp: int | None = None) -> None:
         if not self._open:
             _warn_ended("add_event")
             return
-        limits = self._tracer.limits
-        event = event_of(name, attributes, timestamp, limits)
-        fresh = Kept[Event]()  # made before the look: making it may run a finalizer that adds an event too
-        with _rare:
-            if self._events is NO_EVENTS:
-                self._events = fresh
-            self._events.add(event, limits.max_events)
+        self._events.append(event_of(name, attributes, timestamp, self._tracer.limits))
 
     def add_link(self, context: SpanContext, attributes: Attributes = None) -> None:
-        limits = self._tracer.limits
-        link = link_of(context, attributes, limits)
+        link = link_of(context, attributes, self._tracer.limits)
         if link is None:
             return
         if not self._open:
             _warn_ended("add_link")
             return
-        fresh = Kept[Link]()
-        with _rare:
-            if self._links is NO_LINKS:
-                self._links = fresh
-            self._links.add(link, limits.max_links)
+        self._links.append(link)
 
     def update_name(self, name: str) -> None:
         if self._open:
@@ -196,10 +170,10 @@ class Span(Record, sdk.Span):
             warn("Calling end() on an ended span.")
             return
         self._end_time = time_ns() if end_time is None else end_time
-        self._attributes = self._attributes.copy()
+        self._fix_values()
         processors = self._tracer.processors
         if processors.ending:
-            processors.on_ending(self)
+            processors._on_ending(self)
         processors.on_end(self)
 
     def __exit__(
@@ -219,14 +193,14 @@ class Span(Record, sdk.Span):
 
     def _take(self, attributes: Mapping[str, AnyValue]) -> None:
         tracer = self._tracer
-        kept, dropped = clean_attributes(attributes, tracer.max_length)
-        if len(kept) > tracer.max_attributes:
-            dropped += trim(kept, tracer.max_attributes)
-        self._attributes = kept
+        values, dropped = clean_attributes(attributes, tracer.max_length)
+        if len(values) > tracer.max_attributes:
+            dropped += trim(values, tracer.max_attributes)
+        self._values = values
         if dropped:
-            self._dropped_attributes = dropped
+            self._dropped = dropped
 
-    def _set_unusual(self, attributes: dict[str, AnyValue], key: Any, value: Any) -> None:
+    def _set_unusual(self, values: dict[str, AnyValue], key: Any, value: Any) -> None:
         # Unlike in a mapping, a key that is no text is not turned into text here; the SDK makes that difference too.
         if not key or not isinstance(key, str):
             once("an attribute key that is empty or not text is dropped")
@@ -234,26 +208,32 @@ class Span(Record, sdk.Span):
             return
         cleaned, dropped = clean_attributes({key: value}, self._tracer.max_length)
         self._count_dropped(dropped)
-        self._replace(attributes, cleaned)
+        self._replace(values, cleaned)
 
-    def _replace(self, attributes: dict[str, AnyValue], cleaned: dict[str, AnyValue]) -> None:
+    def _replace(self, values: dict[str, AnyValue], cleaned: dict[str, AnyValue]) -> None:
         # One by one, as the SDK does it: whether the oldest must go is asked for each key.
         for key, value in cleaned.items():
-            attributes.pop(key, None)
-            attributes[key] = value
-            self._trim(attributes)
+            if key in values:
+                set_again(values, key, value)
+                continue
+            values[key] = value
+            if len(values) > self._tracer.max_attributes:
+                self._trim(values)
 
-    def _trim(self, attributes: dict[str, AnyValue]) -> None:
-        excess = trim(attributes, self._tracer.max_attributes)
+    def _trim(self, values: dict[str, AnyValue]) -> None:
+        excess = trim(values, self._tracer.max_attributes)
         self._count_dropped(excess)
 
     def _count_dropped(self, count: int) -> None:
         if count:
-            with _rare:
-                self._dropped_attributes += count
+            with RARE:
+                if isinstance(self._view, BoundedAttributes):
+                    self._view.dropped += count
+                else:
+                    self._dropped += count
 
     def _change_status(self, status: Status) -> None:
-        with _rare:
+        with RARE:
             known = self._status
             while known.status_code is not StatusCode.OK:
                 if self._status is known:  # asking for the code may have run a finalizer that changed the status

@@ -13,7 +13,15 @@ from opentelemetry.sdk import trace as sdk
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, DEFAULT_OFF, DEFAULT_ON, Decision, SamplingResult
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_OFF,
+    ALWAYS_ON,
+    DEFAULT_OFF,
+    DEFAULT_ON,
+    Decision,
+    Sampler,
+    SamplingResult,
+)
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, TraceFlags, TraceState
 from opentelemetry.util.types import Attributes
@@ -46,6 +54,8 @@ class Tracer(sdk.Tracer):
         self, base: sdk.Tracer, scope: InstrumentationScope, limits: SpanLimits, processors: Processors
     ) -> None:
         self.base = base
+        self.is_enabled: bool = base._is_enabled()
+        """Whether the provider's configurator has not switched this scope off."""
         super().__init__(
             base.sampler, base.resource, processors, base.id_generator, base.instrumentation_info, limits, scope
         )
@@ -56,8 +66,17 @@ class Tracer(sdk.Tracer):
         self.max_length = limits.max_span_attribute_length
         self.plain_types = PLAIN if limits.max_span_attribute_length is None else FIXED
         self._draws_random = type(base.id_generator) is RandomIdGenerator
-        self._samples_roots, self._follows_parents = _KNOWN.get(id(base.sampler), (False, False))
-        self._asks_sampler = id(base.sampler) not in _KNOWN
+
+    @property
+    def sampler(self) -> Sampler:
+        """What decides which spans are recorded."""
+        return self._sampler
+
+    @sampler.setter
+    def sampler(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+        self._samples_roots, self._follows_parents = _KNOWN.get(id(sampler), (False, False))
+        self._asks_sampler = id(sampler) not in _KNOWN
 
     @property
     def resource(self) -> Resource:
@@ -79,6 +98,8 @@ class Tracer(sdk.Tracer):
         record_exception: bool = True,
         set_status_on_exception: bool = True,
     ) -> trace.Span:
+        if not self.is_enabled:
+            return NonRecordingSpan(trace.get_current_span(context).get_span_context())
         parent = _parent(context)
         draws = self._draws_random
         if parent is None:
@@ -112,7 +133,7 @@ class Tracer(sdk.Tracer):
 
         Under one that is not sampled either that one stands for it: nobody will ever see the difference.
         """
-        if self._asks_sampler:
+        if self._asks_sampler or not self.is_enabled:
             return None
         parent = _parent(context)
         follows = parent is not None and self._follows_parents
@@ -126,7 +147,7 @@ class Tracer(sdk.Tracer):
 
     def _ask_sampler(self, *question: Any, state: TraceState | None) -> SamplingResult:
         try:
-            return self.sampler.should_sample(*question)
+            return self._sampler.should_sample(*question)
         except Exception:
             once("a sampler failed: what it was asked about is not recorded")
             return SamplingResult(Decision.DROP, None, state)

@@ -20,7 +20,6 @@ Attributes: TypeAlias = dict[str, AnyValue]
 
 FIXED: frozenset[type[Any]] = frozenset({bool, int, float, bytes, type(None)})  # no rule ever changes them
 PLAIN: frozenset[type[Any]] = FIXED | {str}  # nor text, when there is no length limit
-_NOTHING = BoundedAttributes()
 _GONE: Final = cast(AnyValue, object())
 
 
@@ -62,8 +61,6 @@ def clean_attributes(attributes: Mapping[Any, Any], limit: int | None) -> tuple[
 
 def bounded(attributes: Mapping[str, Any] | None, maximum: int | None, limit: int | None) -> BoundedAttributes:
     """The SDK's immutable attributes of an event or a link."""
-    if not attributes:
-        return _NOTHING
     try:
         return BoundedAttributes(maximum, attributes, True, limit)
     except Exception:
@@ -72,6 +69,19 @@ def bounded(attributes: Mapping[str, Any] | None, maximum: int | None, limit: in
         result = BoundedAttributes(maximum, kept, True, limit)
         result.dropped += dropped
         return result
+
+
+def set_again(values: Attributes, key: str, value: AnyValue) -> None:
+    """Set an attribute that is there already: it moves to the end.
+
+    CPython changes threads at calls. Between these two lines stands none, so whoever ends the span in another thread
+    finds the attribute; after a `pop` it would sometimes be gone.
+    """
+    try:  # noqa: SIM105  # a call
+        del values[key]
+    except KeyError:
+        pass
+    values[key] = value
 
 
 def trim(attributes: Attributes, maximum: int) -> int:

@@ -10,6 +10,7 @@ cannot hold is turned into the nearest thing that it can, so that one value neve
 | a lone surrogate in a text | U+FFFD |
 | NaN, Infinity | the strings that proto3 JSON names for them |
 | None | an empty value |
+| a time outside 64 bits | 0, or the last that there is |
 | another type, or nested over `MAX_DEPTH` deep | left out, counted in `droppedAttributesCount` |
 """
 
@@ -50,6 +51,8 @@ _KINDS = {
 _HEAD = (
     b'{"traceId":"%b","spanId":"%016x","name":%b,"kind":%b,"startTimeUnixNano":"%d","endTimeUnixNano":"%d","flags":%d'
 )
+_MAX_TIME, _MAX_TRACE_ID, _MAX_SPAN_ID = 2**64 - 1, 2**128 - 1, 2**64 - 1
+
 # The state of nearly every span; asking one for its length is a Python call.
 _NO_STATE = SpanContext(1, 1, is_remote=False).trace_state
 
@@ -163,6 +166,9 @@ class Encoder:
         if not is_valid:
             raise ValueError("a span without ids")
         name, parent, kind = span.name, span.parent, span.kind
+        start, end = span.start_time or 0, span.end_time or 0
+        if not (0 <= start <= _MAX_TIME and 0 <= end <= _MAX_TIME):
+            start, end = _time(start), _time(end)
         parts = [
             _HEAD
             % (
@@ -170,8 +176,8 @@ class Encoder:
                 span_id,
                 self._names[name] if type(name) is str else _text(name),
                 b"1" if kind is _INTERNAL else b"3" if kind is _CLIENT else _KINDS[kind],
-                span.start_time or 0,
-                span.end_time or 0,
+                start,
+                end,
                 (flags & 0xFF) | (0x300 if parent is not None and parent.is_remote else 0x100),
             )
         ]
@@ -220,7 +226,7 @@ class Encoder:
 
     def _event(self, event: Event) -> bytes:
         return b'{"timeUnixNano":"%d","name":%b%b}' % (
-            event.timestamp,
+            _time(event.timestamp),
             _text(event.name),
             self._attribute_fields(event.attributes, event.dropped_attributes),
         )
@@ -229,8 +235,8 @@ class Encoder:
         context = link.context
         state = context.trace_state
         return b'{"traceId":"%032x","spanId":"%016x","flags":%d%b%b}' % (
-            context.trace_id,
-            context.span_id,
+            context.trace_id & _MAX_TRACE_ID,
+            context.span_id & _MAX_SPAN_ID,
             _flags(context, context),
             b',"traceState":%b' % _text(state.to_header()) if state else b"",
             self._attribute_fields(link.attributes, link.dropped_attributes),
@@ -309,6 +315,11 @@ class Encoder:
             except Exception:
                 omitted += 1
         return [b",".join(parts)] if parts else [], omitted
+
+
+def _time(ns: float) -> int:
+    """A time as the wire can hold it: one number out of range and a collector refuses the whole batch."""
+    return min(max(int(ns), 0), _MAX_TIME)
 
 
 def _text(text: Any) -> bytes:
