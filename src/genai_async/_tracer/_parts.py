@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.trace import Event, SpanLimits
@@ -18,19 +18,17 @@ from ._values import bounded
 if TYPE_CHECKING:
     from ._values import Attributes as Values
 
-_T = TypeVar("_T")
 
-
-class Kept(BoundedList[_T] if TYPE_CHECKING else BoundedList):
+class Kept(BoundedList):  # type: ignore[type-arg]
     """A list that keeps the newest and counts the rest: the SDK's, but finalizers may come back into its lock."""
 
     def __init__(self, maxlen: int | None) -> None:
         self.dropped = 0
-        self._dq: deque[_T] = deque()
+        self._dq: deque[Any] = deque()
         self._lock: Any = RARE
         self._maxlen = maxlen
 
-    def append(self, item: _T) -> None:
+    def append(self, item: Any) -> None:
         """Add an item; beyond the most that may be kept the oldest goes."""
         with RARE:
             # In this order, whatever comes in between adds and takes away as much.
@@ -39,7 +37,7 @@ class Kept(BoundedList[_T] if TYPE_CHECKING else BoundedList):
                 self._dq.popleft()
                 self.dropped += 1
 
-    def extend(self, seq: Iterable[_T]) -> None:
+    def extend(self, seq: Iterable[Any]) -> None:
         """Add several."""
         for item in seq:
             self.append(item)
@@ -67,9 +65,9 @@ def link_of(context: SpanContext | None, attributes: Attributes, limits: SpanLim
     return Link(context, bounded(attributes, limits.max_link_attributes, limits.max_attribute_length))
 
 
-def links_of(links: Sequence[Link | None], limits: SpanLimits) -> Kept[Link]:
+def links_of(links: Sequence[Link | None], limits: SpanLimits) -> Kept:
     """The links that a span starts with."""
-    kept = Kept[Link](limits.max_links)
+    kept = Kept(limits.max_links)
     for given in links:
         link = None if given is None else link_of(given.context, given.attributes, limits)
         if link is not None:

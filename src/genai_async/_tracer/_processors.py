@@ -17,13 +17,16 @@ class Processors(SynchronousMultiSpanProcessor):
     ending: tuple[SpanProcessor, ...] = ()
     ended: tuple[SpanProcessor, ...] = ()
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
     @property
     def _span_processors(self) -> tuple[SpanProcessor, ...]:
         """Where the SDK keeps them, and programs that take processors out write to."""
         return self._registered
 
     @_span_processors.setter
-    def _span_processors(self, processors: tuple[SpanProcessor, ...]) -> None:
+    def _span_processors(self, processors: tuple[SpanProcessor, ...]) -> None:  # pyright: ignore
         self._registered = processors
         self.starting = tuple([each for each in processors if _listens(each, "on_start")])
         self.ending = tuple([each for each in processors if _listens(each, "_on_ending")])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.resources import Resource
@@ -157,8 +157,10 @@ class Record(ReadableSpan):
     def _attributes(self, attributes: Any) -> None:
         if isinstance(attributes, BoundedAttributes):
             self._values = attributes._dict
+        elif type(attributes) is dict:
+            self._values = cast("dict[str, AnyValue]", attributes)
         else:
-            attributes = self._values = attributes if type(attributes) is dict else dict(attributes or {})
+            self._values = attributes = dict[str, AnyValue](attributes or {})
         self._view = attributes
 
     def _fix_values(self) -> None:
@@ -176,7 +178,7 @@ class Record(ReadableSpan):
     @property
     def _events(self) -> Any:
         if self._own_events is None:
-            self.__dict__.setdefault("_own_events", Kept[Event](self._tracer.limits.max_events))
+            self.__dict__.setdefault("_own_events", Kept(self._tracer.limits.max_events))
         return self._own_events
 
     @_events.setter
@@ -186,7 +188,7 @@ class Record(ReadableSpan):
     @property
     def _links(self) -> Any:
         if self._own_links is None:
-            self.__dict__.setdefault("_own_links", Kept[Link](self._tracer.limits.max_links))
+            self.__dict__.setdefault("_own_links", Kept(self._tracer.limits.max_links))
         return self._own_links
 
     @_links.setter
@@ -202,7 +204,7 @@ class Record(ReadableSpan):
         self._own_scope = scope
 
     @property
-    def _instrumentation_info(self) -> InstrumentationInfo | None:
+    def _instrumentation_info(self) -> InstrumentationInfo | None:  # type: ignore[override]
         return self._tracer.instrumentation_info
 
     @property

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _new = object.__new__
 
 
-class Span(Record, sdk.Span):
+class Span(Record, sdk.Span):  # type: ignore[override]
     """The writing side of a span; made by `begin` only."""
 
     _record_exception = True

@@ -65,7 +65,7 @@ def bounded(attributes: Mapping[str, Any] | None, maximum: int | None, limit: in
         return BoundedAttributes(maximum, attributes, True, limit)
     except Exception:
         # One bad entry must not cost the others: clean them one by one.
-        kept, dropped = clean_attributes(attributes, limit)
+        kept, dropped = clean_attributes(attributes or {}, limit)
         result = BoundedAttributes(maximum, kept, True, limit)
         result.dropped += dropped
         return result
