@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import count
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Self, Unpack, cast
 from weakref import WeakKeyDictionary
 
 import anyio
@@ -30,7 +30,7 @@ from ._conversation._content import Gate, Redact, checked_redactor
 from ._conversation._copying import MAX_CONTENT_BYTES
 from ._conversation._faults import Faults
 from ._conversation._processor import ConversationProcessor, RedactingProcessor
-from ._conversation._runtime import Delivery, Runtime, install, uninstall
+from ._conversation._runtime import Delivery, Runtime, make_current
 from ._conversation._semconv import SCHEMA_URL
 from ._errors import ClosedError, ConfigurationError
 from ._loop import is_cancellation, load_backend
@@ -42,7 +42,6 @@ from .export._config import DeliveryOptions
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup, TaskStatus
     from opentelemetry.sdk.trace.export import SpanExporter
-    from typing_extensions import Unpack
 
     from .export import Exporter, ThreadHost
 
@@ -311,13 +310,11 @@ class Tracing:
                 delivery=delivery,
                 cancellation_is_error=self._cancellation_is_error,
             )
-            install(self._runtime)
             _globals.enter(self)
 
     def _uninstall(self) -> None:
         atexit.unregister(self.shutdown)
         if self._runtime is not None:
-            uninstall(self._runtime)
             _globals.leave(self)
             if not self._owns_provider:
                 _seat_in(self._provider).remove(self._export_processor)
@@ -456,7 +453,7 @@ class _Globals:
             if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
                 trace.set_tracer_provider(self._delegate)
             self._set_ups.append(tracing)
-            self._delegate.target = tracing.provider
+            self._show_newest()
 
     def capture(self) -> Tracing | None:
         """The newest set-up that takes what others would, if there is one."""
@@ -467,7 +464,12 @@ class _Globals:
         with self._lock:
             if tracing in self._set_ups:
                 self._set_ups.remove(tracing)
-            self._delegate.target = self._set_ups[-1].provider if self._set_ups else None
+                self._show_newest()
+
+    def _show_newest(self) -> None:
+        newest = self._set_ups[-1] if self._set_ups else None
+        self._delegate.target = None if newest is None else newest.provider
+        make_current(None if newest is None else newest._runtime)
 
 
 _globals: Final = _Globals()
@@ -510,9 +512,8 @@ def _check(given: Mapping[str, Any]) -> None:
         "record_cancellation_as_error": bool,
         "tracer_provider": trace.TracerProvider,
     }
-    known = {**TracingOptions.__annotations__}
     for name, value in given.items():
-        if name not in known:
+        if name not in TracingOptions.__annotations__:
             raise ConfigurationError(f"{name}: no such option")
         kind = kinds.get(name)
         if kind is not None and not isinstance(value, kind):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import Any
 
@@ -68,17 +69,21 @@ def _is_ours(frame: FrameType) -> bool:
 
 
 def _run(call: Callable[[], object], interruption: Interruption, *, calls_only: bool) -> bool:
-    before = sys.gettrace(), sys.getprofile()
-    if calls_only:
-        sys.setprofile(interruption.at_call)
-    else:
-        sys._getframe().f_trace_opcodes = True  # in Python 3.12 no frame is asked unless one has said so before
-        sys.settrace(interruption.at_instruction)
-    try:
-        call()
-    finally:
-        sys.settrace(before[0])
-        sys.setprofile(before[1])
+    def run() -> None:
+        if calls_only:
+            sys.setprofile(interruption.at_call)
+        else:
+            sys._getframe().f_trace_opcodes = True  # in Python 3.12 no frame is asked unless one has said so before
+            sys.settrace(interruption.at_instruction)
+        try:
+            call()
+        finally:
+            sys.settrace(None)
+            sys.setprofile(None)
+
+    # In a thread of its own: coverage's trace function does not come back once it was replaced.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(run).result()
     return interruption.is_over
 
 

@@ -43,7 +43,6 @@ class Runtime:
         self.cancellation_is_error: bool = cancellation_is_error
 
 
-_set_ups: list[Runtime] = []
 _current: Runtime | None = None
 
 
@@ -58,16 +57,7 @@ def drop(kind: str, exc: Exception) -> None:
         _current.faults.drop(kind, reason_of(exc))
 
 
-def install(runtime: Runtime) -> None:
-    """Make this the current set-up until it is uninstalled or a newer one comes."""
+def make_current(runtime: Runtime | None) -> None:
+    """Have everything that starts from now on belong to this set-up, or to none."""
     global _current  # noqa: PLW0603  # one set-up for the process is what the API promises
-    _set_ups.append(runtime)
     _current = runtime
-
-
-def uninstall(runtime: Runtime) -> None:
-    """Take this set-up out, in whatever order; the newest of those left is current again."""
-    global _current  # noqa: PLW0603
-    if runtime in _set_ups:
-        _set_ups.remove(runtime)
-    _current = _set_ups[-1] if _set_ups else None
