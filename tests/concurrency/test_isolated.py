@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextvars import ContextVar
 from typing import Any
 
 import anyio
@@ -199,6 +200,42 @@ async def test_closed_in_another_task(rig: Rig) -> Tree:
     async with anyio.create_task_group() as group:
         group.start_soon(close, stream)
     return _ABANDONED
+
+
+_theirs: ContextVar[str] = ContextVar("theirs", default="outside")
+
+
+@scenario
+async def test_what_others_keep_in_context_variables(rig: Rig) -> Tree:
+    """Other libraries' variables are the body's own too: they can be reset wherever it is closed, and never leak."""
+    seen: list[str] = []
+
+    @ga.isolated
+    async def body() -> AsyncIterator[int]:
+        async with ga.Session(session_id="s"), ga.start_turn(agent_name="a"):
+            token = _theirs.set("inside")
+            try:
+                with ga.start_tool("x"):
+                    yield 1
+                    seen.append(_theirs.get())
+                    yield 2
+            finally:
+                _theirs.reset(token)
+                seen.append(_theirs.get())
+
+    async def close(stream: Any) -> None:
+        await anext(stream)
+        await stream.aclose()
+
+    stream: Any = body()
+    await anext(stream)
+    assert _theirs.get() == "outside"
+    token = _theirs.set("the consumer's")
+    async with anyio.create_task_group() as group:
+        group.start_soon(close, stream)
+    _theirs.reset(token)
+    assert seen == ["inside", "outside"]
+    return {"a": ("s", None, "abandoned"), "x": ("s", "a", "abandoned")}
 
 
 @scenario

@@ -6,6 +6,7 @@ import functools
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import suppress
+from contextvars import copy_context
 from types import AsyncGeneratorType, CoroutineType
 from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
@@ -13,7 +14,7 @@ from ._ambient import current_session, start_subagent, start_tool
 from ._children import TaskOwner
 from ._content import Gate
 from ._handle import SpanHandle
-from ._isolated import _Ambience, _stepwise, first_step
+from ._isolated import first_step, stepwise
 from ._messages import Message, TextPart
 from ._session import Session
 from ._spans import SubAgent, Tool, Turn
@@ -358,7 +359,7 @@ def _traced(
         @functools.wraps(func)
         def generator(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
             watched = _Watched(func(*args, **kwargs), functools.partial(begin, args, kwargs), finish)
-            return _stepwise(cast("AsyncGenerator[Any, Any]", watched), _Ambience())
+            return stepwise(cast("AsyncGenerator[Any, Any]", watched), copy_context())
 
         return generator
     if inspect.iscoroutinefunction(func):
@@ -404,7 +405,7 @@ def _settled(handle: _Handle, result: Any, finish: Callable[[_Handle, Any], obje
     if kind is CoroutineType:
         return _awaited(handle, result, finish)
     if kind is AsyncGeneratorType:
-        return _stepwise(cast("AsyncGenerator[Any, Any]", _Watched(result, lambda: handle, finish)), _Ambience())
+        return stepwise(cast("AsyncGenerator[Any, Any]", _Watched(result, lambda: handle, finish)), copy_context())
     # A task or future, which its caller may cancel and look at, stays what it is.
     on_done = getattr(kind, "add_done_callback", None)
     if callable(on_done):

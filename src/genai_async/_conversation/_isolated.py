@@ -1,40 +1,18 @@
-"""`isolated`: a function whose ambient state is its own, also while it is suspended over a `yield`."""
+"""`isolated`: a function whose context variables are its own, also while it is suspended over a `yield`."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+import types
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from contextvars import Context, copy_context
 from typing import Any, ParamSpec, TypeVar, cast, overload
-
-from opentelemetry.context import Context, attach, get_current
-
-from .._loop import whoever_runs
-from ._scope import restore
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _Sent = TypeVar("_Sent")
-
-
-class _Ambience:
-    """The body's own OTel Context, put in place around each of its steps, in the task that takes the step."""
-
-    __slots__ = ("_context", "_outer", "_who")
-
-    def __init__(self) -> None:
-        self._context = get_current()
-        self._outer: Context | None = None
-        self._who: object = None
-
-    def __enter__(self) -> None:
-        self._outer, self._who = get_current(), whoever_runs()
-        attach(self._context)
-
-    def __exit__(self, *_: object) -> None:
-        self._context = get_current()
-        restore(cast(Context, self._outer), self._who)
 
 
 @overload
@@ -47,8 +25,9 @@ def isolated(func: Callable[..., Any]) -> Callable[..., Any]:
     """Keep what an async generator (or coroutine) function makes current to itself.
 
     The body starts with what is current where the function is called, sees what it enters itself over every `yield`,
-    and the consumer never does; interleaved streams don't see each other. Every step runs in the consumer's own task,
-    so that cancel scopes, `asyncio.timeout` and task groups inside the body work as without it.
+    and the consumer never does; interleaved streams don't see each other. That is so for all context variables: what
+    other libraries keep in them can be reset in the body wherever it is closed. Every step runs in the consumer's own
+    task, so that cancel scopes, `asyncio.timeout` and task groups inside the body work as without it.
 
         @isolated
         async def answer(session, question):
@@ -63,7 +42,7 @@ def isolated(func: Callable[..., Any]) -> Callable[..., Any]:
 
         @functools.wraps(func)
         def generator(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-            return _stepwise(func(*args, **kwargs), _Ambience())
+            return stepwise(func(*args, **kwargs), copy_context())
 
         return generator
     if not inspect.iscoroutinefunction(func):
@@ -71,34 +50,54 @@ def isolated(func: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(func)
     async def coroutine(*args: Any, **kwargs: Any) -> Any:
-        with _Ambience():
-            return await func(*args, **kwargs)
+        return await _within(copy_context(), func(*args, **kwargs))
 
     return coroutine
 
 
-async def _stepwise(body: AsyncGenerator[Any, Any], ambience: _Ambience) -> AsyncGenerator[Any, Any]:
+async def stepwise(body: AsyncGenerator[Any, Any], context: Context) -> AsyncGenerator[Any, Any]:
+    """The same generator, whose steps run in `context`."""
     # A native generator, so that the event loop finalizes it when it is dropped: it comes before the body then, which
-    # it holds, and closes it in its own ambience.
+    # it holds, and closes it in its own context.
     resume: Callable[[], Awaitable[Any]] | None = functools.partial(first_step, body)
     while True:
         try:
-            with ambience:
-                step, resume = cast("Callable[[], Awaitable[Any]]", resume)(), None
-                try:
-                    item = await step
-                finally:
-                    del step  # it holds what was thrown in, and that this frame
+            step, resume = cast("Callable[[], Awaitable[Any]]", resume)(), None
+            try:
+                item = await _within(context, step)
+            finally:
+                del step  # it holds what was thrown in, and that this frame
         except StopAsyncIteration:
             return
         try:
             resume = functools.partial(body.asend, (yield item))
         except GeneratorExit:
-            with ambience:
-                await body.aclose()
+            await _within(context, body.aclose())
             raise
         except BaseException as exc:  # thrown in by the consumer: the body's to handle, or to let out again
             resume = functools.partial(body.athrow, exc)
+
+
+@types.coroutine
+def _within(context: Context, awaitable: Awaitable[_T]) -> Generator[Any, Any, _T]:
+    """Await in the running task, but in another context: what `yield from` does, one step at a time."""
+    steps: Any = awaitable.__await__()
+    resume: Callable[[], Any] = functools.partial(next, steps)
+    try:
+        while True:
+            try:
+                waited_for = context.run(resume)
+            except StopIteration as done:
+                return cast(_T, done.value)
+            try:
+                resume = functools.partial(steps.send, (yield waited_for))
+            except GeneratorExit:
+                context.run(steps.close)
+                raise
+            except BaseException as exc:
+                resume = functools.partial(steps.throw, exc)
+    finally:
+        del steps, resume, awaitable  # they hold what was thrown in, and that this frame
 
 
 def first_step(body: AsyncGenerator[Any, Any]) -> Awaitable[Any]:
