@@ -147,11 +147,17 @@ class Record(ReadableSpan):
 
     @property
     def _attributes(self) -> Any:
-        if self._view is None:
-            with RARE:
-                if self._view is None:
-                    self._view = view_of(self._values, self._tracer.limits, self._dropped, is_open=self._open)
-        return self._view
+        with RARE:
+            view = self._view
+            if view is None:
+                view = self._view = view_of(self._values, self._tracer.limits, self._dropped, is_open=self._open)
+            elif isinstance(view, BoundedAttributes):
+                if view._dict is not self._values:  # the span has ended since it was made
+                    view._dict = self._values
+                    view._immutable = True
+            elif view is not self._values:
+                view = self._view = self._values
+            return view
 
     @_attributes.setter
     def _attributes(self, attributes: Any) -> None:
@@ -162,18 +168,6 @@ class Record(ReadableSpan):
         else:
             self._values = attributes = dict[str, AnyValue](attributes or {})
         self._view = attributes
-
-    def _fix_values(self) -> None:
-        """Keep what they are at the end: who comes too late with another one writes into a dict that nobody reads."""
-        self._values = self._values.copy()
-        view = self._view
-        if view is None:
-            return
-        if isinstance(view, BoundedAttributes):
-            view._dict = self._values
-            view._immutable = True
-        else:
-            self._view = self._values
 
     @property
     def _events(self) -> Any:
