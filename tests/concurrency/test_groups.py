@@ -126,14 +126,14 @@ async def test_an_exit_stack_in_a_generator() -> None:
     stream: Any = numbers()
     with anyio.move_on_after(10):
         await anext(stream)
-    await anyio.sleep(0.01)
+    await anyio.wait_all_tasks_blocked()
     with pytest.raises(BaseExceptionGroup):
         await stream.aclose()
 
 
 async def test_a_session_that_is_entered_twice() -> None:
     """Where two requests enter one kept session, each waits for its own tasks and gets their errors."""
-    session, entered = ga.Session(), anyio.Event()
+    session, entered, left = ga.Session(), anyio.Event(), anyio.Event()
     got: dict[str, Any] = {}
 
     async def one() -> None:
@@ -144,11 +144,12 @@ async def test_a_session_that_is_entered_twice() -> None:
                 await anyio.sleep_forever()
         except* ValueError as group:
             got["one"] = _shape(group)
+        left.set()
 
     async def other() -> None:
         async with session:
             entered.set()
-            await anyio.sleep(0.05)
+            await left.wait()
         got["other"] = "fine"
 
     with anyio.fail_after(10):
@@ -165,10 +166,13 @@ async def test_a_session_that_is_entered_twice() -> None:
 
 async def test_tasks_of_tasks_stay_in_their_block() -> None:
     """What a task of one request starts in a session belongs to that request, whoever entered the session since."""
-    session, done, entered = ga.Session(), [], anyio.Event()
+    session, done = ga.Session(), []
+    entered, begun, failed = anyio.Event(), anyio.Event(), anyio.Event()
 
     async def grandchild() -> None:
-        await anyio.sleep(0.05)
+        begun.set()
+        await failed.wait()
+        await anyio.wait_all_tasks_blocked()
         done.append("grandchild")
 
     async def child() -> None:
@@ -184,8 +188,9 @@ async def test_tasks_of_tasks_stay_in_their_block() -> None:
         with pytest.raises(ConnectionError):
             async with session:
                 entered.set()
-                await anyio.sleep(0.02)
+                await begun.wait()
                 raise ConnectionError
+        failed.set()
 
     async with anyio.create_task_group() as group:
         group.start_soon(one)

@@ -265,7 +265,7 @@ async def test_native_cancellation_twice(rig: Rig) -> Tree:
     async def slow_clean_up() -> None:
         async with ga.start_tool("x"):
             try:
-                await asyncio.sleep(3600)
+                await anyio.sleep_forever()
             finally:
                 with anyio.CancelScope(shield=True):
                     await release.wait()
@@ -273,7 +273,7 @@ async def test_native_cancellation_twice(rig: Rig) -> Tree:
     async def body() -> None:
         async with ga.Session(session_id="s") as session, session.start_turn(agent_name="a") as turn:
             turn.start_soon(slow_clean_up)
-            await asyncio.sleep(3600)
+            await anyio.sleep_forever()
 
     task = asyncio.create_task(body())
     for _ in range(3):
