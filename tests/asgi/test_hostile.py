@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 
-from genai_async.asgi import Baggage, Cookie, Header, Query
+import genai_async as ga
+from genai_async.asgi import Baggage, Cookie, Header, Query, SessionMiddleware
 
 from .apps import FRAMEWORKS
 from .conftest import Spans
@@ -64,3 +66,33 @@ async def test_hostile_requests(address: tuple[str, int], spans: Spans, quiet: A
     assert set(spans.faults) <= {"an unusable session id"}
     if spans.faults:
         quiet()
+
+
+STATES = [
+    "1abc=x",
+    "a@b@c=1",
+    "a@1=1",
+    "a=1,a=2",
+    "A=1",
+    "a=1=2",
+    "=",
+    ",".join([f"k{number}=v" for number in range(33)]),
+]
+
+
+@pytest.mark.parametrize("state", [*STATES, "a=" + "x" * 257, "a=1" + " " * 9000 + ",b=2"])
+async def test_a_broken_tracestate_is_not_logged(state: str, spans: Spans) -> None:
+    """The turn goes on from the caller's span without its state, and no library says a word about it."""
+    found: list[ga.Turn] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        found.append(scope["state"]["turn"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body"})
+
+    served = SessionMiddleware(app, turn="request", continue_trace=True)
+    headers = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": state}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(served), base_url="http://a") as client:
+        await client.get("/", headers=headers)
+    assert found[0].trace_id == "0af7651916cd43dd8448eb211c80319c"
+    assert not found[0].span.get_span_context().trace_state

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import genai_async as ga
+from genai_async._conversation._traceparent import remote_span
 
 from .support import Traced
 
@@ -65,5 +66,44 @@ def test_made_up_headers_are_not_repeated(
 def test_the_state_of_the_trace_comes_along(spans: Traced) -> None:
     """A well-formed `tracestate` is taken with the span that it belongs to."""
     headers = {"traceparent": PARENT, "tracestate": "a=1, b@c=2,"}
-    ga.Session.from_carrier(headers, continue_trace=True).start_turn("x").end()
-    assert spans.last().trace_id == "0af7651916cd43dd8448eb211c80319c"
+    turn = ga.Session.from_carrier(headers, continue_trace=True).start_turn("x")
+    assert turn.trace_id == "0af7651916cd43dd8448eb211c80319c"
+    carrier = turn.carrier()
+    assert carrier == {"traceparent": f"{PARENT[:36]}{turn.span_id}-01", "tracestate": "a=1,b@c=2"}
+
+
+@pytest.mark.parametrize(
+    ("given", "flags"), [("00", 0), ("01", 1), ("03", 3), ("ff", 3), ("fe", 2)]
+)  # fmt: skip
+def test_only_known_flags_are_taken(given: str, flags: int) -> None:
+    """Of the flags those are kept that the specification gives a meaning: sampled, and random trace id."""
+    span = remote_span(PARENT[:-2] + given)
+    assert span is not None
+    assert span.get_span_context().trace_flags == flags
+
+
+@pytest.mark.parametrize(
+    "parent",
+    [
+        f"ff{PARENT[2:]}",
+        f"{PARENT}-more",
+        f"{PARENT} -more",
+        PARENT.upper(),
+        PARENT.replace("0af7651916cd43dd8448eb211c80319c", "0" * 32),
+        PARENT.replace("b7ad6b7169203331", "0" * 16),
+        f"01{PARENT[2:]}-{'x' * 128}",
+        f"{PARENT}\n",
+        "",
+    ],
+)
+def test_a_broken_parent_names_no_span(parent: str) -> None:
+    """What is no `traceparent` gives no span."""
+    assert remote_span(parent) is None
+
+
+@pytest.mark.parametrize("parent", [PARENT, f" {PARENT}\t", f"01{PARENT[2:]}-more", f"cc{PARENT[2:]}"])
+def test_versions_to_come_are_read(parent: str) -> None:
+    """A later version may add fields behind those that are known."""
+    span = remote_span(parent)
+    assert span is not None
+    assert span.get_span_context().is_remote

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from typing import Any, Final, cast
 
 from opentelemetry.context import Context, attach, get_current
+from opentelemetry.trace import Span
 
 from .._conversation._exchange import ABANDONED, Exchange
 from .._conversation._scope import restore
 from .._conversation._session import Session
 from .._conversation._spans import Turn
+from .._conversation._traceparent import remote_span
 from .._loop import is_cancellation, whoever_runs
-from ._remote import remote_span
 from ._types import App, Message, Receive, Scope, Send
 
 # Beside the application's own state, which may use the plain names for something else.
@@ -29,7 +30,7 @@ class Connection(ABC):
         self.exchange = Exchange(session)
         # Where an outer instrumentation has a span, its own messages must stay under that.
         self._outer: Context | None = self.exchange.outer if self.exchange.is_traced else None
-        remote = remote_span(scope["headers"])
+        remote = _caller(scope["headers"])
         if remote is not None and exchange_of(scope) is None:
             self.exchange.come_from(remote)
         self._receive = receive
@@ -138,6 +139,15 @@ def exchange_of(scope: Scope) -> Exchange | None:
     """What the middleware around this has put into the scope, if there is one."""
     found = _state_of(scope).get(STATE_KEY)
     return found if isinstance(found, Exchange) else None
+
+
+def _caller(headers: Iterable[tuple[bytes, bytes]]) -> Span | None:
+    """The span that a request was sent from; None without a `traceparent`, or with one that is broken or ambiguous."""
+    parents = [value for name, value in headers if name == b"traceparent"]
+    if len(parents) != 1:
+        return None
+    states = [value.decode("latin-1") for name, value in headers if name == b"tracestate"]
+    return remote_span(parents[0].decode("latin-1"), states)
 
 
 def _state_of(scope: Scope) -> MutableMapping[str, Any]:
