@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict
 
-from .._conversation._exchange import note_fault
+from .._conversation._runtime import note
 from .._conversation._session import Session
 from .._errors import ConfigurationError
 from ._connection import exchange_of
@@ -130,7 +130,7 @@ class SessionMiddleware:
 
 
 def _note_failure(exc: Exception) -> None:
-    note_fault("a session id that could not be found", f"a session id could not be found: {type(exc).__name__}")
+    note("a session id that could not be found", f"a session id could not be found: {type(exc).__name__}")
 
 
 def _checked_id(found: object) -> str | None:
@@ -139,7 +139,7 @@ def _checked_id(found: object) -> str | None:
         return None
     if is_usable(found):
         return str.__str__(found)
-    note_fault("an unusable session id", "a session id of a request is too long or has unusual characters")
+    note("an unusable session id", "a session id of a request is too long or has unusual characters")
     return None
 
 

@@ -17,7 +17,7 @@ from . import _semconv as sc
 from ._copying import utf8
 from ._faults import FieldError
 from ._ids import checked_id
-from ._runtime import current_runtime
+from ._runtime import note
 from ._traceparent import remote_span, write_span
 
 _LONGEST_HEADER: Final = 8192  # W3C Baggage, section 3.3.2
@@ -36,18 +36,12 @@ def write_carrier(context: Context, conversation_id: str | None) -> dict[str, st
     write_span(get_current_span(context).get_span_context(), carrier)
     if conversation_id is not None:
         if checked_id(conversation_id) is None:
-            _note_unusual()
+            text = "a conversation's id is longer than 128 characters or not of visible ASCII: others may refuse it"
+            note("an unusual conversation id in a carrier", text)
         member = f"{sc.CONVERSATION_ID}={quote(utf8(conversation_id), safe='')}"
         if len(member) <= _LONGEST_HEADER:
             carrier["baggage"] = member
     return carrier
-
-
-def _note_unusual() -> None:
-    runtime = current_runtime()
-    if runtime is not None:
-        text = "a conversation's id is longer than 128 characters or not of visible ASCII: others may refuse it"
-        runtime.faults.note("an unusual conversation id in a carrier", text)
 
 
 def read_carrier(carrier: object) -> Origin:

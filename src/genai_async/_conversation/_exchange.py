@@ -8,12 +8,11 @@ from opentelemetry.trace import Span
 from .._loop import block_of, whoever_runs
 from ._handle import context_of
 from ._outcome import ABANDONED
-from ._runtime import current_runtime
 from ._scope import NOWHERE, Scope, context_with, current_context, has_ended, hold, leave, release, scope_of, span_of
 from ._session import Session
 from ._spans import Turn
 
-__all__ = ["ABANDONED", "Exchange", "note_fault"]
+__all__ = ["ABANDONED", "Exchange"]
 
 
 class Exchange:
@@ -154,10 +153,3 @@ class Exchange:
             for handle in reversed(self.session.open_spans.copy()):
                 if not handle.is_held:
                     handle.end()
-
-
-def note_fault(kind: str, text: str) -> None:
-    """Count something odd in the current set-up, if there is one."""
-    runtime = current_runtime()
-    if runtime is not None:
-        runtime.faults.note(kind, text)

@@ -57,6 +57,12 @@ def drop(kind: str, exc: Exception) -> None:
         _current.faults.drop(kind, reason_of(exc))
 
 
+def note(kind: str, text: str) -> None:
+    """Count what is odd but not lost where there is no handle to count it."""
+    if _current is not None:
+        _current.faults.note(kind, text)
+
+
 def make_current(runtime: Runtime | None) -> None:
     """Have everything that starts from now on belong to this set-up, or to none."""
     global _current  # noqa: PLW0603  # one set-up for the process is what the API promises
