@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+import genai_async as ga
 from genai_async import ConfigurationError
 from genai_async.asgi import Baggage, Cookie, Header, Path, Query, SessionMiddleware, Source
 
@@ -97,7 +98,7 @@ async def test_absent(source: Any, given: dict[str, Any], spans: Spans) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["x" * 129, "x" * 1_000_000, "a b", "a\x00b", "a\r\nb", "caf\xe9", "\xff\xfe", "<script>", '"', "a;b", "\\"],
+    ["x" * 129, "x" * 1_000_000, "a b", "a\x00b", "a\r\nb", "caf\xe9", "\xff\xfe", "<script>", '"', "\\"],
 )
 async def test_unusable_id_is_replaced_and_counted(value: str, spans: Spans, quiet: Any) -> None:
     """An id that is too long or has unusual characters is replaced by a fresh one, which goes back."""
@@ -108,9 +109,12 @@ async def test_unusable_id_is_replaced_and_counted(value: str, spans: Spans, qui
     assert spans.faults == {"an unusable session id": 1}
 
 
-async def test_longest_id_is_taken() -> None:
-    """128 characters of a token are an id."""
-    assert (await session_id("x-chat", scope("/", ("x-chat", "a" * 128))))[0] == "a" * 128
+@pytest.mark.parametrize("value", ["a" * 128, "19:a@thread.tacv2;messageid=1", "{a}", "a,b"])
+async def test_usual_ids_are_taken(value: str, spans: Spans) -> None:
+    """128 characters are an id, and so is what others call a conversation."""
+    assert (await session_id("x-chat", scope("/", ("x-chat", value))))[0] == value
+    assert ga.Session.from_carrier(ga.Session(session_id=value).carrier(baggage=True)).session_id == value
+    assert spans.faults == {}
 
 
 def broken(scope: Any) -> str:

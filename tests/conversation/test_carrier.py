@@ -28,7 +28,7 @@ def test_an_id_that_no_header_holds_stays_at_home() -> None:
     assert "baggage" not in ga.Session(session_id="x" * 9000).carrier(baggage=True)
 
 
-@pytest.mark.parametrize("given", ["c-1", "a,b;c=d%41+e", '"\\', "!~"])
+@pytest.mark.parametrize("given", ["c-1", "a,b;c=d%41+e", "19:a@thread.tacv2;messageid=1", "!~"])
 def test_an_id_comes_back(given: str) -> None:
     """What one process wrote another reads, also among other members and with properties."""
     carrier = ga.Session(session_id=given).carrier(baggage=True)
@@ -61,6 +61,18 @@ def test_made_up_headers_are_not_repeated(
     assert len(session.session_id) == 36
     assert "evil" not in caplog.text
     assert len(caplog.text) < 1000
+
+
+@pytest.mark.parametrize("given", ["A" * 129, "evil evil", '"', "<script>", "\\", "é"])
+def test_an_id_that_is_refused_is_counted(spans: Traced, given: str) -> None:
+    """A carrier's id that cannot be taken is counted where it is written and where it is read; its span counts."""
+    carrier = ga.Session(session_id=given).carrier(baggage=True)
+    assert spans.faults == {"an unusual conversation id in a carrier": 1}
+    with ga.Session.from_carrier({**carrier, "traceparent": PARENT}) as session:
+        assert len(session.session_id) == 36
+        session.start_turn("x").end()
+    assert [link.trace_id for link in spans.last().links] == ["0af7651916cd43dd8448eb211c80319c"]
+    assert spans.faults == {"an unusual conversation id in a carrier": 1, "an unusable session id": 1}
 
 
 def test_the_state_of_the_trace_comes_along(spans: Traced) -> None:

@@ -6,12 +6,13 @@ from collections.abc import Collection, Iterable
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict
 
+from .._conversation._ids import id_from_outside
 from .._conversation._runtime import note
 from .._conversation._session import Session
 from .._errors import ConfigurationError
 from ._connection import exchange_of
 from ._http import Request
-from ._sources import Header, Source, is_usable, local_path, to_source
+from ._sources import Header, Source, local_path, to_source
 from ._types import App, Receive, Scope, Send
 from ._websocket import Socket
 
@@ -54,9 +55,9 @@ class SessionMiddleware:
         app: The application.
         session_id: Where the conversation's id comes from: a header's name, `Header`, `Cookie`, `Query`, `Path`,
             `Baggage`, or a function from the scope to the id or None, which may be a coroutine function. The id is
-            anybody's word: one that is longer than 128 characters or is not made of those of an HTTP token and `:/@=`
-            is replaced by a fresh one and counted in `Tracing.faults`. Without an id a fresh one is made, or taken from
-            such a middleware outside of this one.
+            anybody's word: one that is longer than 128 characters, or has others than visible ASCII without quotation
+            marks, angle brackets and backslashes, is replaced by a fresh one and counted in `Tracing.faults`. Without
+            an id a fresh one is made, or taken from such a middleware outside of this one.
         turn: "request" makes each HTTP request a turn, "message" each message of a WebSocket, until the next one; a
             collection of both does both.
         response_header: The header that tells the client the id, in the response or the acceptance of a WebSocket.
@@ -100,7 +101,7 @@ class SessionMiddleware:
         found = self._find(scope)
         if found is not None and type(found) is not str:
             found = await self._awaited(found)
-        session = Session(session_id=_checked_id(found) or _outer_id(scope), **self._options)
+        session = Session(session_id=id_from_outside(found) or _outer_id(scope), **self._options)
         await self._connection(session, scope, receive, send).run(self.app, scope)
 
     def _connection(self, session: Session, scope: Scope, receive: Receive, send: Send) -> Request | Socket:
@@ -131,16 +132,6 @@ class SessionMiddleware:
 
 def _note_failure(exc: Exception) -> None:
     note("a session id that could not be found", f"a session id could not be found: {type(exc).__name__}")
-
-
-def _checked_id(found: object) -> str | None:
-    # Nothing is asked of what may be anything: a query's clause, an array or a proxy is neither true nor false.
-    if found is None or (type(found) is str and not found):
-        return None
-    if is_usable(found):
-        return str.__str__(found)
-    note("an unusable session id", "a session id of a request is too long or has unusual characters")
-    return None
 
 
 def _outer_id(scope: Scope) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias, TypeGuard, cast
+from typing import Any, Final, TypeAlias, cast
 from urllib.parse import unquote_plus
 
 from .._conversation._semconv import CONVERSATION_ID
@@ -17,15 +17,6 @@ Source: TypeAlias = Callable[[Scope], str | Awaitable[str | None] | None]
 # What a longer header holds isn't searched: servers that let it pass leave the cost of it to us.
 _MAX_HEADER_BYTES: Final = 64 * 1024
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_ID: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~:/@=-]{1,128}")
-
-
-def is_usable(session_id: object) -> TypeGuard[str]:
-    """Whether this may be a conversation's id: up to 128 characters of an HTTP token, or `:`, `/`, `@` and `=`.
-
-    It goes into a response header, into logs and onto pages, and comes from anybody.
-    """
-    return issubclass(type(session_id), str) and _ID.fullmatch(cast(str, session_id)) is not None
 
 
 def header_values(scope: Scope, name: bytes) -> Iterator[bytes]:

@@ -16,7 +16,7 @@ from opentelemetry.trace import Span, get_current_span
 from . import _semconv as sc
 from ._copying import utf8
 from ._faults import FieldError
-from ._ids import checked_id
+from ._ids import id_from_outside, is_plain_id
 from ._runtime import note
 from ._traceparent import remote_span, write_span
 
@@ -35,8 +35,8 @@ def write_carrier(context: Context, conversation_id: str | None) -> dict[str, st
     carrier: dict[str, str] = {}
     write_span(get_current_span(context).get_span_context(), carrier)
     if conversation_id is not None:
-        if checked_id(conversation_id) is None:
-            text = "a conversation's id is longer than 128 characters or not of visible ASCII: others may refuse it"
+        if not is_plain_id(conversation_id):
+            text = "a conversation's id is longer than 128 characters or no plain ASCII: others will refuse it"
             note("an unusual conversation id in a carrier", text)
         member = f"{sc.CONVERSATION_ID}={quote(utf8(conversation_id), safe='')}"
         if len(member) <= _LONGEST_HEADER:
@@ -55,10 +55,10 @@ def read_carrier(carrier: object) -> Origin:
     items = cast("Mapping[Any, Any]", carrier).items()
     headers = {key.lower(): value for key, value in items if isinstance(key, str) and isinstance(value, str)}
     span = remote_span(headers.get("traceparent", ""), [headers.get("tracestate", "")])
-    conversation_id = checked_id(_named(headers.get("baggage", "")))
-    if span is None and conversation_id is None:
+    named = _named(headers.get("baggage", ""))
+    if span is None and not is_plain_id(named):
         raise FieldError("a carrier has neither a readable traceparent nor a conversation id")
-    return Origin(span, conversation_id)
+    return Origin(span, id_from_outside(named))
 
 
 def _named(header: str) -> str | None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
+import re
 import time
-from typing import Final
+from typing import Final, TypeGuard, cast
 from uuid import UUID
+
+from ._runtime import note
 
 # Seeded from the system, apart from the module's own generator: a program's `random.seed()` cannot repeat ids.
 _random: Final = random.SystemRandom()
@@ -19,11 +22,21 @@ def new_conversation_id() -> str:
     return str(UUID(int=milliseconds << 80 | 0x7 << 76 | high << 64 | 0b10 << 62 | low))
 
 
-MAX_ID_LENGTH: Final = 128
+# Visible ASCII but for what ends a quoted string or begins a tag: it goes into headers, logs and pages.
+_PLAIN_ID: Final = re.compile(r"[!#-;=?-\[\]-~]{1,128}")
 
 
-def checked_id(given: object) -> str | None:
-    """An id from outside, if it is one: 1 to 128 visible ASCII characters; backends drop or cut longer ones."""
-    if not isinstance(given, str) or not 0 < len(given) <= MAX_ID_LENGTH:
+def is_plain_id(given: object) -> TypeGuard[str]:
+    """Whether this may come from anybody as a conversation's id: up to 128 characters; backends cut longer ones."""
+    return issubclass(type(given), str) and _PLAIN_ID.fullmatch(cast(str, given)) is not None
+
+
+def id_from_outside(given: object) -> str | None:
+    """The id that somebody outside gave; None without one, and for what is unusable, which is counted."""
+    # Nothing is asked of what may be anything: a query's clause, an array or a proxy is neither true nor false.
+    if given is None or (type(given) is str and not given):
         return None
-    return given if given.isascii() and given.isprintable() and " " not in given else None
+    if is_plain_id(given):
+        return str.__str__(given)
+    note("an unusable session id", "a session id from outside is too long or has unusual characters")
+    return None

@@ -94,7 +94,7 @@ class Session(TaskOwner):
         capture_content: bool | None = None,
         continue_trace: bool = False,
     ) -> None:
-        self._session_id = _checked_id(session_id)
+        self._session_id = _id_or_new(session_id)
         self._agent_name = agent_name
         self._model = model
         self.agent_id: str = agent_id
@@ -312,18 +312,19 @@ def _end_all(handles: list[SpanHandle], *, spare_held: bool) -> None:
 _LONGEST_ID: Final = 16 * 1024
 
 
-def _checked_id(given: object) -> str:
+def _id_or_new(given: object) -> str:
     """The id that was given; a fresh one for None, "" and what cannot name a conversation."""
     if given is None:
         return new_conversation_id()
     try:
-        return _id_of(given) or new_conversation_id()
+        return _own_id(given) or new_conversation_id()
     except Exception as exc:
         drop("a session id", exc)
         return new_conversation_id()
 
 
-def _id_of(given: object) -> str:
+def _own_id(given: object) -> str:
+    """The program's own id as text: of any characters, unlike one from outside."""
     if isinstance(given, str):
         found = text(given)
     elif isinstance(given, int | UUID) and not isinstance(given, bool):
