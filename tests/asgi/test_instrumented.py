@@ -136,6 +136,28 @@ async def test_traceparent_is_continued(tracestate: str, spans: Spans, client: h
     assert (turn.trace_id, turn.parent_span_id, turn.links) == (TRACE, PARENT, ())
 
 
+@pytest.mark.parametrize("is_instrumented", [False, True])
+@pytest.mark.parametrize("continue_trace", [False, True])
+async def test_a_request_without_a_turn(
+    continue_trace: bool, is_instrumented: bool, spans: Spans, client: httpx.AsyncClient
+) -> None:
+    """A tool outside of any turn is linked to where the request comes from, or is its child, like a turn."""
+
+    async def bare(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"  # it has no lifespan, and says so
+        with ga.start_tool("look"):
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    app: Any = SessionMiddleware(bare, continue_trace=continue_trace)
+    await get(client, OpenTelemetryMiddleware(app) if is_instrumented else app, traceparent=TRACEPARENT)
+    (tool,) = spans.named("execute_tool look", "c")
+    nearest = next((span.span_id for span in spans.all if span.kind == "SERVER"), PARENT)
+    assert (tool.parent_span_id == nearest, tool.trace_id == TRACE) == (continue_trace, continue_trace)
+    assert [link.span_id for link in tool.links] == ([] if continue_trace else [nearest])
+
+
 @pytest.mark.parametrize("is_open", [False, True])
 @pytest.mark.parametrize("continue_trace", [False, True])
 async def test_server_that_was_started_inside_a_span(is_open: bool, continue_trace: bool, spans: Spans) -> None:

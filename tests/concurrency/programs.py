@@ -165,6 +165,10 @@ class Program:
         if beside is None and place.span is not None and kind == "llm":
             kind = "tool"
         above = beside if kind == "llm" else place.span
+        if above is None and place.session and place.session.continues and not place.may_nest:
+            # Where it goes hangs on whether somebody has ended the span that is current: another session's turn, then.
+            session = self.converse(None, place)
+            return self.turn(place, session, session.handle.start_turn)
         links = [] if above is not None else None if place.stale is None or place.is_vague else [place.stale.name]
         return self.made(self.note(place, kind, place.session, above, links), getattr(ga, f"start_{kind}"))
 
@@ -191,9 +195,9 @@ class Program:
         self.kept.add(started.handle)
         return started
 
-    def converse(self, rng: random.Random, place: Place) -> Conversation:
+    def converse(self, rng: random.Random | None, place: Place) -> Conversation:
         id_ = f"s{next(self.numbers)}"
-        continues = not place.is_unsure and rng.random() < 0.2
+        continues = rng is not None and not place.is_unsure and rng.random() < 0.2
         session = ga.Session(session_id=id_, continue_trace=continues)
         self.kept.add(session)
         return Conversation(session, id_, continues)

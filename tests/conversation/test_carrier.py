@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextvars import copy_context
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -11,7 +14,8 @@ from genai_async._conversation._traceparent import remote_span
 
 from .support import Traced
 
-PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+PARENT = f"00-{TRACE}-{SPAN}-01"
 
 
 @pytest.mark.parametrize("given", ["c-1", "a b,c;d=e%41+é", "a\ud800", "é" * 20, '"\\'])
@@ -71,7 +75,7 @@ def test_an_id_that_is_refused_is_counted(spans: Traced, given: str) -> None:
     with ga.Session.from_carrier({**carrier, "traceparent": PARENT}) as session:
         assert len(session.session_id) == 36
         session.start_turn("x").end()
-    assert [link.trace_id for link in spans.last().links] == ["0af7651916cd43dd8448eb211c80319c"]
+    assert [link.trace_id for link in spans.last().links] == [TRACE]
     assert spans.faults == {"an unusual conversation id in a carrier": 1, "an unusable session id": 1}
 
 
@@ -79,7 +83,7 @@ def test_the_state_of_the_trace_comes_along(spans: Traced) -> None:
     """A well-formed `tracestate` is taken with the span that it belongs to."""
     headers = {"traceparent": PARENT, "tracestate": "a=1, b@c=2,"}
     turn = ga.Session.from_carrier(headers, continue_trace=True).start_turn("x")
-    assert turn.trace_id == "0af7651916cd43dd8448eb211c80319c"
+    assert turn.trace_id == TRACE
     carrier = turn.carrier()
     assert carrier == {"traceparent": f"{PARENT[:36]}{turn.span_id}-01", "tracestate": "a=1,b@c=2"}
 
@@ -101,8 +105,8 @@ def test_only_known_flags_are_taken(given: str, flags: int) -> None:
         f"{PARENT}-more",
         f"{PARENT} -more",
         PARENT.upper(),
-        PARENT.replace("0af7651916cd43dd8448eb211c80319c", "0" * 32),
-        PARENT.replace("b7ad6b7169203331", "0" * 16),
+        PARENT.replace(TRACE, "0" * 32),
+        PARENT.replace(SPAN, "0" * 16),
         f"01{PARENT[2:]}-{'x' * 128}",
         f"{PARENT}\n",
         "",
@@ -119,3 +123,65 @@ def test_versions_to_come_are_read(parent: str) -> None:
     span = remote_span(parent)
     assert span is not None
     assert span.get_span_context().is_remote
+
+
+def tool() -> None:
+    """A tool run without a turn."""
+    ga.start_tool("x").end()
+
+
+def call() -> None:
+    """A model call without a turn."""
+    ga.start_llm("x", provider_name="p").end()
+
+
+def agent() -> None:
+    """A sub-agent's run without a turn."""
+    ga.start_subagent("x").end()
+
+
+@pytest.mark.parametrize("start", [tool, call, agent])
+def test_what_starts_without_a_turn_comes_from_the_carrier(spans: Traced, start: Callable[[], None]) -> None:
+    """Outside of a turn a call is linked to the carrier's span, or its child if the trace is to be continued."""
+    headers = {"traceparent": PARENT, "baggage": "gen_ai.conversation.id=c-1"}
+    with ga.Session.from_carrier(headers):
+        start()
+    linked = spans.last()
+    with ga.Session.from_carrier(headers, continue_trace=True):
+        start()
+    nested = spans.last()
+    assert linked.parent_span_id is None
+    assert [(link.trace_id, link.span_id) for link in linked.links] == [(TRACE, SPAN)]
+    assert (nested.trace_id, nested.parent_span_id, nested.links) == (TRACE, SPAN, ())
+    assert [span.attributes["gen_ai.conversation.id"] for span in (linked, nested)] == ["c-1", "c-1"]
+
+
+@pytest.mark.parametrize("start", [tool, call, agent])
+def test_what_starts_without_a_turn_continues_a_local_trace(spans: Traced, start: Callable[[], None]) -> None:
+    """Under another library's open span, too, a call goes where a turn would go; never under one that has ended."""
+    tracer = spans.tracing.provider.get_tracer("other")
+    with ga.Session(continue_trace=True), tracer.start_as_current_span("request") as request:
+        start()
+        request.end()
+        start()
+    assert [span.parent_span_id for span in spans.spans] == [None, spans.spans[0].span_id, None]
+    assert [link.span_id for link in spans.last().links] == [spans.spans[0].span_id]
+
+
+def test_what_outlives_a_turn_is_linked_to_that(spans: Traced) -> None:
+    """A task that outlives its turn is linked to the turn, which is nearer than where the session came from."""
+    for options in ({}, {"continue_trace": True}):
+        with ga.Session.from_carrier({"traceparent": PARENT}, **options) as session, session.start_turn() as turn:
+            inherited = copy_context()
+        task = Thread(target=inherited.run, args=(tool,))
+        task.start()
+        task.join()
+        assert spans.last().parent_span_id is None
+        assert [link.span_id for link in spans.last().links] == [turn.span_id]
+
+
+def test_a_linked_part_of_a_resumed_session_is_linked_to_the_carrier(spans: Traced) -> None:
+    """Where there is no span to be linked to, the carrier's is what there is."""
+    with ga.Session.from_carrier({"traceparent": PARENT}), ga.propagate("link"):
+        tool()
+    assert [link.span_id for link in spans.last().links] == [SPAN]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Unpack, cast
 
 from opentelemetry.context import attach
-from opentelemetry.trace import Span
+from opentelemetry.trace import INVALID_SPAN, Span
 
 from .._loop import whoever_runs
 from . import _semconv as sc
@@ -234,11 +234,19 @@ def _is_inside(span: Span, handle: SpanHandle) -> bool:
 def _root(around: Ambient) -> Place:
     runtime = current_runtime()
     session = cast("Session | None", around.session)
+    context = around.context
     if runtime is None:
-        return Place(session, None, around.context, CLOSED, None)
-    standing = around.stale or span_of(around.context)
+        return Place(session, None, context, CLOSED, None)
+    standing = span_of(context)
     if session is None:
         runtime.faults.note("a span outside of any session", "a span starts outside of any session and is a root")
-    gate = runtime.gate if session is None else session.gate_for(runtime)
-    base = context_with(around.context, Scope(session, None, NOWHERE), None)
-    return Place(session, None, base, gate, standing)
+        base = context_with(context, Scope(None, None, NOWHERE), None)
+        return Place(None, None, base, runtime.gate, around.stale or standing)
+    outlived = around.stale
+    if outlived is INVALID_SPAN or outlived is session._origin:
+        outlived = None
+    # What was outlived is linked to and no more; where the session comes from may be gone on with, as by a turn.
+    current = None if outlived is not None else session._origin or standing
+    base = session._root_base(context, standing, current)
+    link = (outlived or current) if span_of(base) is None else None
+    return Place(session, None, base, session.gate_for(runtime), link)

@@ -58,8 +58,8 @@ class Session(TaskOwner):
         agent_version: The agent's version.
         attributes: Attributes of your own for every span of the conversation.
         capture_content: Whether what is said is recorded; as set up, if None.
-        continue_trace: Whether turns are nested in the span that is current when they start, instead of being the
-            root of a trace of their own that is linked to it.
+        continue_trace: Whether turns, and calls outside of any turn, are nested in the span that is current when they
+            start, instead of being the root of a trace of their own that is linked to it.
     """
 
     __slots__ = (
@@ -121,8 +121,9 @@ class Session(TaskOwner):
     def from_carrier(cls, carrier: Mapping[str, str], **options: Any) -> Self:
         """Go on with a conversation that came from another process.
 
-        Its turns are linked to the span that the carrier names, or continue its trace under `continue_trace=True`.
-        What the carrier does not tell, or cannot, is ignored and counted: the session then is a fresh one.
+        Its turns, and calls outside of any turn, are linked to the span that the carrier names, or continue its trace
+        under `continue_trace=True`. What the carrier does not tell, or cannot, is ignored and counted: the session then
+        is a fresh one.
 
         Args:
             carrier: What `carrier(baggage=True)` gave there, or the headers of a request.
@@ -206,7 +207,7 @@ class Session(TaskOwner):
         context = current_context()
         standing = span_of(context)
         current = (None if parent is None else origin_of(parent).span) or self._origin or standing
-        base = self._turn_base(context, standing, current)
+        base = self._root_base(context, standing, current)
         turn = Turn(runtime, self, None, base, self.gate_for(runtime))
         agent = (
             self._agent_name if agent_name is None else agent_name,
@@ -293,8 +294,8 @@ class Session(TaskOwner):
             self._gate_runtime = runtime
         return self._gate
 
-    def _turn_base(self, context: Context, standing: Span | None, current: Span | None) -> Context:
-        """The context that a turn's span starts in: with a span in it only where the trace is to be continued."""
+    def _root_base(self, context: Context, standing: Span | None, current: Span | None) -> Context:
+        """The context that a span under none of ours starts in: with one in it only where that trace is continued."""
         if self.continue_trace is True and current is not None and not has_ended(current):
             return context_with(context, Scope(self, None, NOWHERE), current)
         scope = scope_of(context)
