@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, MutableMapping
-from typing import Any, Final, cast
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from functools import partial
+from typing import Any, Final, TypeVar, cast
 
 from opentelemetry.context import Context, attach, get_current
 from opentelemetry.trace import Span
@@ -17,6 +18,8 @@ from .._conversation._traceparent import remote_span
 from .._loop import is_cancellation, whoever_runs
 from ._types import App, Message, Receive, Scope, Send
 
+_T = TypeVar("_T")
+
 # Beside the application's own state, which may use the plain names for something else.
 STATE_KEY: Final = "genai_async"
 
@@ -24,12 +27,14 @@ STATE_KEY: Final = "genai_async"
 class Connection(ABC):
     """One request or WebSocket connection: runs the application in its session and sees every message."""
 
-    __slots__ = ("_header", "_is_disconnected", "_outer", "_receive", "_send", "_state", "exchange")
+    __slots__ = ("_header", "_is_disconnected", "_receive", "_send", "_state", "exchange")
 
     def __init__(self, session: Session, scope: Scope, receive: Receive, send: Send, header: bytes | None) -> None:
         self.exchange = Exchange(session)
-        # Where an outer instrumentation has a span, its own messages must stay under that.
-        self._outer: Context | None = self.exchange.outer if self.exchange.is_traced else None
+        if self.exchange.is_traced:
+            # An outer instrumentation has a span: those of its messages must stay under that.
+            outer = self.exchange.outer
+            receive, send = partial(_within, outer, receive), partial(_within, outer, send)
         remote = _caller(scope["headers"])
         if remote is not None and exchange_of(scope) is None:
             self.exchange.come_from(remote)
@@ -99,24 +104,6 @@ class Connection(ABC):
     async def send(self, message: Message) -> None:
         """Pass a message to the client on."""
 
-    async def pull(self) -> Message:
-        """Receive from the server, in the context that it runs in."""
-        inner, who = get_current(), whoever_runs()
-        attach(cast(Context, self._outer))
-        try:
-            return await self._receive()
-        finally:
-            restore(inner, who)
-
-    async def push(self, message: Message) -> None:
-        """Send to the server, in the context that it runs in: its instrumentation's spans stay in its own trace."""
-        inner, who = get_current(), whoever_runs()
-        attach(cast(Context, self._outer))
-        try:
-            await self._send(message)
-        finally:
-            restore(inner, who)
-
     def with_header(self, message: Message) -> Message:
         """The message that begins a response, with the conversation's id in it."""
         name = self._header
@@ -139,6 +126,16 @@ def exchange_of(scope: Scope) -> Exchange | None:
     """What the middleware around this has put into the scope, if there is one."""
     found = _state_of(scope).get(STATE_KEY)
     return found if isinstance(found, Exchange) else None
+
+
+async def _within(outer: Context, call: Callable[..., Awaitable[_T]], *message: Message) -> _T:
+    """Receive from the server or send to it, in the context that it runs in."""
+    inner, who = get_current(), whoever_runs()
+    attach(outer)
+    try:
+        return await call(*message)
+    finally:
+        restore(inner, who)
 
 
 def _caller(headers: Iterable[tuple[bytes, bytes]]) -> Span | None:

@@ -34,7 +34,7 @@ class Request(Connection):
 
     async def receive(self) -> Message:
         """Pass a part of the request on."""
-        message = await (self._receive() if self._outer is None else self.pull())
+        message = await self._receive()
         if message["type"] == "http.disconnect" and not self._is_complete:
             self._is_disconnected = True
         return message
@@ -50,7 +50,7 @@ class Request(Connection):
         # From here on the client may go. Some servers tell of it while they still send.
         self._is_complete = self._is_complete or is_last
         try:
-            await (self._send(message) if self._outer is None else self.push(message))
+            await self._send(message)
         except OSError:
             # ASGI 2.4: what `send` raises when the client has gone.
             self._is_disconnected = True

@@ -94,8 +94,7 @@ class SessionMiddleware:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Run the application for one connection (ASGI)."""
-        kind = scope["type"]
-        if (kind != "http" and kind != "websocket") or self._is_excluded(scope):  # noqa: PLR1714  # no set is built
+        if scope["type"] not in {"http", "websocket"} or self._is_excluded(scope):
             await self.app(scope, receive, send)
             return
         found = self._find(scope)

@@ -20,7 +20,7 @@ class Socket(Connection):
 
     async def receive(self) -> Message:
         """Pass a message on: it ends the turn of the one before, and begins its own."""
-        message = await (self._receive() if self._outer is None else self.pull())
+        message = await self._receive()
         kind = message["type"]
         if kind == "websocket.receive" and self._has_turns:
             self.end_turn(None)
@@ -43,7 +43,7 @@ class Socket(Connection):
         if kind in {"websocket.accept", "websocket.http.response.start"}:
             message = self.with_header(message)
         try:
-            await (self._send(message) if self._outer is None else self.push(message))
+            await self._send(message)
         except OSError:
             # ASGI 2.4: what `send` raises when the client has gone.
             self._is_disconnected = True
