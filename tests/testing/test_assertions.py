@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -34,8 +35,9 @@ def span(
 
 
 class Books:
-    def __init__(self, *open_: str, **accepted: int) -> None:
+    def __init__(self, *open_: str, spans: Iterable[SpanRecord] = (), **accepted: int) -> None:
         self.open = list(open_)
+        self.spans = list(spans)
         self.accepted = Counter(accepted)
 
 
@@ -72,9 +74,64 @@ def test_a_trace_of_another_process_may_be_continued() -> None:
 def test_mixed_conversations_are_told(wrong: list[SpanRecord], words: str) -> None:
     """Each way of being in the wrong place is said in words, with the tree."""
     with pytest.raises(AssertionError) as caught:
-        assert_isolated([*FAMILY, *wrong], conversations=1)
-    assert words in str(caught.value)
-    assert "the spans were:\nturn\n├─ chat" in str(caught.value)
+        assert_isolated(Books(spans=[*FAMILY, *wrong]), conversations=1)
+    text, _, tree = str(caught.value).partition("\n\n")
+    assert words in text
+    assert wrong[0].name in tree
+    assert ("turn\n├─ chat" in tree) is ("orphan" not in tree)
+
+
+SERVER = span(10, "GET /", None, None, kind="SERVER", trace=2)
+SEND = span(11, "GET / http send", 10, "a", trace=2)
+
+
+@pytest.mark.parametrize("kind", ["SERVER", "CONSUMER"])
+def test_what_began_before_the_id_was_known_is_left_aside(kind: str) -> None:
+    """A server's or consumer's span needs no id, and those under it answer for their own."""
+    received = span(10, "receive", None, None, kind=kind, trace=2)
+    for spans in ([*FAMILY, received, SEND], [*FAMILY, SEND]):
+        assert_isolated(spans, conversations=1)
+    assert_isolated(Books(spans=[*FAMILY, received, SEND]), conversations=1)
+    with pytest.raises(AssertionError, match="no spans"):
+        assert_isolated([received])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (span(12, "lost", 10, None, trace=2), "'lost' .* has no conversation id"),
+        (span(12, "lost", 10, None, trace=2, kind="CLIENT"), "'lost' .* has no conversation id"),
+        (span(12, "alien", 10, "b", trace=2), "holds 2 conversations: a, b"),
+        (span(12, "alien", 11, "b", trace=2), "'alien' .* is in conversation 'b'"),
+        (span(12, "inner", 11, "b", trace=2, kind="SERVER"), "'inner' .* is in conversation 'b'"),
+    ],
+)
+def test_conversations_mixed_under_a_servers_span_are_told(wrong: SpanRecord, words: str) -> None:
+    """Nothing else is let off for a server's span."""
+    for spans in ([SERVER, SEND, wrong], [SEND, wrong]):
+        with pytest.raises(AssertionError, match=words):
+            assert_isolated(spans)
+
+
+def test_an_error_does_not_list_thousands() -> None:
+    """The first troubles are shown with the trees that they stand in, and how many there are."""
+    lost = [span(100 + number, "lost", None, None, trace=100 + number) for number in range(600)]
+    with pytest.raises(AssertionError) as caught:
+        assert_isolated([*FAMILY, *lost])
+    lines = str(caught.value).splitlines()
+    assert lines[20:23] == ["... and 580 more: 600 in all", "", "the spans around were:"]
+    assert lines[23:] == ["lost"] * 20
+    with pytest.raises(AssertionError) as caught:
+        assert_isolated(
+            [span(number, "turn", None, f"c{number:03}", trace=number) for number in range(600)], conversations=1
+        )
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 24
+    assert lines[0].startswith("there are 600 conversations, not 1: ['c000', 'c001', ")
+    assert lines[0].endswith("'c019', ...]")
+    assert lines[-1] == "... and 580 more trees"
+    with pytest.raises(AssertionError, match=r"30 spans have not ended: (turn, ){20}\.\.\.$"):
+        assert_ended(Books(*["turn"] * 30))
 
 
 @pytest.mark.parametrize(

@@ -15,4 +15,4 @@ def test_the_samples_run(tmp_path: Path) -> None:
         (tmp_path / f"test_sample_{number}.py").write_text(sample)
     command = [sys.executable, "-m", "pytest", "-q", f"--rootdir={tmp_path}", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
-    assert "4 passed" in done.stdout, done.stdout
+    assert "5 passed" in done.stdout, done.stdout

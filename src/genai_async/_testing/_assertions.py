@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from difflib import ndiff
-from typing import Any, NoReturn, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from .._conversation._semconv import CONVERSATION_ID
 from ._record import SpanRecord
-from ._tree import draw, forest, label, parse
+from ._tree import Node, draw, forest, label, parse
 
 __all__ = [
     "assert_attributes",
@@ -44,11 +44,20 @@ class HasAccepted(Protocol):
 
 Spans: TypeAlias = HasSpans | Iterable[SpanRecord]
 
+# What is wrong, in words, and the spans that it is about.
+_Trouble: TypeAlias = tuple[str, Sequence[SpanRecord]]
+
+# Their spans begin before anybody can know the conversation.
+_RECEIVING: Final = frozenset({"SERVER", "CONSUMER"})
+_MOST: Final = 20  # of what an error lists: more than anybody reads
+
 
 def assert_isolated(spans: Spans, *, conversations: int | None = None) -> None:
     """Check that conversations don't mix: each span has an id, its parent has the same one, and so has its trace.
 
-    A parent in another process need not be among the spans, and its trace may hold several conversations.
+    A parent in another process need not be among the spans, and its trace may hold several conversations. What a server
+    or a queue's consumer was given to do may have a span without an id, which began before the id was known: such a
+    span is left aside. A parent may be missing where the spans are a list: whoever chooses may leave it out.
 
     Args:
         spans: a capture, a collector or the spans themselves.
@@ -58,14 +67,16 @@ def assert_isolated(spans: Spans, *, conversations: int | None = None) -> None:
         AssertionError: they mix, or there are no spans; the text names each span that is wrong.
     """
     found = _list(spans)
-    troubles = [*_without_id(found), *_strangers(found), *_mixed_traces(found)]
-    ids = {span.attributes[CONVERSATION_ID] for span in found if CONVERSATION_ID in span.attributes}
-    if not found and conversations is None:
-        troubles.append("there are no spans")
+    judged = [span for span in found if _id(span) or span.kind not in _RECEIVING]
+    strangers = _strangers(judged, found, is_whole=not isinstance(spans, Iterable))
+    troubles = [*_without_id(judged), *strangers, *_mixed_traces(judged, found)]
+    ids = {str(_id(span)) for span in judged if CONVERSATION_ID in span.attributes}
+    if not judged and conversations is None:
+        troubles.append(("there are no spans", ()))
     if conversations is not None and len(ids) != conversations:
-        troubles.append(f"there are {len(ids)} conversations, not {conversations}: {sorted(map(str, ids))}")
-    if troubles:
-        _fail(troubles, found)
+        names = _few([repr(name) for name in sorted(ids)])
+        troubles.append((f"there are {len(ids)} conversations, not {conversations}: [{names}]", ()))
+    _fail(troubles, found)
 
 
 def assert_tree(spans: Spans, expected: str, *, any_order: bool = False) -> None:
@@ -95,7 +106,7 @@ def assert_ended(capture: HasOpenSpans) -> None:
         AssertionError: some have not; the text names them.
     """
     if capture.open:
-        raise AssertionError(f"{len(capture.open)} spans have not ended: {', '.join(capture.open)}")
+        raise AssertionError(f"{len(capture.open)} spans have not ended: {_few(capture.open)}")
 
 
 def assert_no_errors(spans: Spans) -> None:
@@ -105,9 +116,7 @@ def assert_no_errors(spans: Spans) -> None:
         AssertionError: some did; the text names them with their errors.
     """
     found = _list(spans)
-    troubles = [f"{_name(span)} failed: {label(span)}" for span in found if span.status == "ERROR"]
-    if troubles:
-        _fail(troubles, found)
+    _fail([(f"{_name(span)} failed: {label(span)}", [span]) for span in found if span.status == "ERROR"], found)
 
 
 def assert_attributes(span: SpanRecord, expected: Mapping[str, Any]) -> None:
@@ -140,7 +149,7 @@ def assert_delivered(collector: HasAccepted, span_ids: Iterable[str], *, once: b
     lost = sorted(wanted - collector.accepted.keys())
     twice = sorted(span_id for span_id in wanted if collector.accepted[span_id] > 1) if once else []
     troubles = [
-        f"{len(ids)} of {len(wanted)} spans {what}: {', '.join(ids[:5])}{', ...' if len(ids) > 5 else ''}"
+        f"{len(ids)} of {len(wanted)} spans {what}: {_few(ids, 5)}"
         for what, ids in (("were lost", lost), ("came more than once", twice))
         if ids
     ]
@@ -148,31 +157,33 @@ def assert_delivered(collector: HasAccepted, span_ids: Iterable[str], *, once: b
         raise AssertionError("\n".join(troubles))
 
 
-def _without_id(spans: Iterable[SpanRecord]) -> Iterator[str]:
+def _without_id(spans: Iterable[SpanRecord]) -> Iterator[_Trouble]:
     for span in spans:
-        if not span.attributes.get(CONVERSATION_ID):
-            yield f"{_name(span)} has no conversation id"
+        if not _id(span):
+            yield f"{_name(span)} has no conversation id", [span]
 
 
-def _strangers(spans: Iterable[SpanRecord]) -> Iterator[str]:
+def _strangers(judged: Iterable[SpanRecord], spans: Iterable[SpanRecord], *, is_whole: bool) -> Iterator[_Trouble]:
     known = {span.span_id: span for span in spans}
-    for span in known.values():
+    for span in judged:
         parent = known.get(span.parent_span_id or "")
         if parent is None:
-            if span.parent_span_id is not None and not span.is_parent_remote:
-                yield f"{_name(span)} is under {span.parent_span_id}, which is not among the spans"
-        elif _id(span) != _id(parent):
-            yield f"{_name(span)} is in conversation {_id(span)!r}, its parent {_name(parent)} in {_id(parent)!r}"
+            if is_whole and span.parent_span_id is not None and not span.is_parent_remote:
+                yield f"{_name(span)} is under {span.parent_span_id}, which is not among the spans", [span]
+        elif _id(span) != _id(parent) and (_id(parent) or parent.kind not in _RECEIVING):
+            text = f"{_name(span)} is in conversation {_id(span)!r}, its parent {_name(parent)} in {_id(parent)!r}"
+            yield text, [span]
 
 
-def _mixed_traces(spans: Iterable[SpanRecord]) -> Iterator[str]:
+def _mixed_traces(judged: Iterable[SpanRecord], spans: Iterable[SpanRecord]) -> Iterator[_Trouble]:
     continued = {span.trace_id for span in spans if span.is_parent_remote}
-    owners: dict[str, set[str]] = {}
-    for span in spans:
-        owners.setdefault(span.trace_id, set()).add(str(_id(span)))
-    for trace_id, ids in owners.items():
+    traces: dict[str, list[SpanRecord]] = {}
+    for span in judged:
+        traces.setdefault(span.trace_id, []).append(span)
+    for trace_id, members in traces.items():
+        ids = {str(_id(span)) for span in members}
         if len(ids) > 1 and trace_id not in continued:
-            yield f"trace {trace_id} holds {len(ids)} conversations: {', '.join(sorted(ids))}"
+            yield f"trace {trace_id} holds {len(ids)} conversations: {_few(sorted(ids))}", members
 
 
 def _id(span: SpanRecord) -> object:
@@ -187,5 +198,26 @@ def _list(spans: Spans) -> list[SpanRecord]:
     return list(spans) if isinstance(spans, Iterable) else spans.spans
 
 
-def _fail(troubles: Iterable[str], spans: Iterable[SpanRecord]) -> NoReturn:
-    raise AssertionError("\n".join(troubles) + "\n\nthe spans were:\n" + draw(forest(spans)))
+def _few(names: Sequence[str], most: int = _MOST) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def _fail(troubles: Sequence[_Trouble], spans: Iterable[SpanRecord]) -> None:
+    """Raise with the first of the troubles, if there are any, and the trees that they stand in."""
+    if not troubles:
+        return
+    lines = [text for text, _ in troubles[:_MOST]]
+    if len(troubles) > _MOST:
+        lines.append(f"... and {len(troubles) - _MOST} more: {len(troubles)} in all")
+    ids = {span.span_id for _, where in troubles[:_MOST] for span in where}
+    trees = forest(spans)
+    # What has no place of its own, such as a wrong number of conversations, is in all of them.
+    around = [tree for tree in trees if _holds(tree, ids)] if ids else trees
+    lines += ["", "the spans were:" if len(around) == len(trees) else "the spans around were:", draw(around[:_MOST])]
+    if len(around) > _MOST:
+        lines.append(f"... and {len(around) - _MOST} more trees")
+    raise AssertionError("\n".join(lines))
+
+
+def _holds(tree: Node, ids: Set[str]) -> bool:
+    return tree.span.span_id in ids or any(_holds(child, ids) for child in tree.children)
