@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ._testing._assertions import (
@@ -71,12 +72,12 @@ __all__ = [
     "assert_no_errors",
     "assert_tree",
     "capture",
-    "spans",
 ]
+if find_spec("pytest"):
+    __all__ += ["spans"]  # a fixture: nothing else here needs pytest
 
 
 def __getattr__(name: str) -> Any:
-    # The fixture needs pytest; nothing else here does.
     if name == "spans":
         from ._testing._pytest import spans
 

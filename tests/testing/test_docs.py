@@ -16,3 +16,12 @@ def test_the_samples_run(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", f"--rootdir={tmp_path}", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
     assert "5 passed" in done.stdout, done.stdout
+
+
+def test_all_names_without_pytest() -> None:
+    """`import *` works where pytest is not installed, without the fixture; with it, the fixture is among the names."""
+    program = "from genai_async.testing import *; print(capture.__name__, 'spans' in dir())"
+    for before, expected in (("import sys; sys.modules['pytest'] = None", "False"), ("", "True")):
+        command = [sys.executable, "-c", f"{before}\n{program}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+        assert (done.stdout.split(), done.stderr) == (["capture", expected], "")

@@ -53,6 +53,7 @@ class Collector(Ledger):
     Args:
         script: what happens to the first, second, ... request: faults, or a function of the request's number (from
             0) that may return None for "accept". When it has ended, everything is accepted.
+        host: the address it listens at.
         port: 0 chooses a free one.
         ssl_context: serves TLS with it.
         path: where traces are taken; other paths are answered with 404.
