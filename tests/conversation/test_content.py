@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 import time
 from collections import ChainMap, UserDict
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +21,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from tests.pace import paces
 
 import genai_async as ga
-from genai_async._conversation._content import SLOW_CALLS, Gate
+from genai_async._conversation._content import Gate
 from genai_async._conversation._copying import MAX_CONTENT_BYTES, shorten
 
 from .support import Traced, traced
@@ -244,23 +245,135 @@ def test_a_redactor_may_drop_a_text() -> None:
         assert spans.faults == {}
 
 
-def test_a_redactor_that_blocks_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A redactor that is slow again and again is asked no more, and what it should have seen is dropped."""
-    asked = []
-    clock = iter(range(1000))
-    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+class Clock:
+    """The time that redactors take, and the time between."""
 
-    def redact(text: str) -> str:
-        asked.append(text)
-        return text
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1.0
+        self.asked: list[str] = []
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
 
-    with traced(redact=redact) as spans:
+    def redactor(self, seconds: float) -> Callable[[str], str]:
+        """One that takes this long for each text of a user's."""
+
+        def redact(text: str) -> str:
+            self.asked.append(text)
+            self.now += seconds if text.startswith("text") else 0
+            return text
+
+        return redact
+
+
+@pytest.mark.anyio
+async def test_a_redactor_that_blocks_the_loop_is_not_asked_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A redactor that holds up the loop pauses, and what it should have seen meanwhile is dropped, each text counted."""
+    clock = Clock(monkeypatch)
+    with traced(redact=clock.redactor(2)) as spans:
         session = ga.Session()
         for number in range(5):
             session.start_turn(f"text {number}").end()
-        assert len(asked) == SLOW_CALLS
+        assert clock.asked == ["text 0", "text 1", "text 2"]
         assert "dropped" in spans.last().attributes["gen_ai.input.messages"]
-        assert spans.faults["content after a slow redactor"] == 1
+        assert spans.faults == {"content after a slow redactor": 2}
+        clock.now += 20
+        session.start_turn("text 5").end()
+        assert "text 5" in spans.last().attributes["gen_ai.input.messages"]
+        assert spans.faults == {"content after a slow redactor": 2}
+
+
+@pytest.mark.anyio
+async def test_a_redactor_may_take_time_that_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a long text nor a stall now and then makes a redactor slow, however often that comes in a program's life."""
+    clock = Clock(monkeypatch)
+    long = "text" + " and more" * 50_000
+    with traced(redact=clock.redactor(0.9)) as spans:
+        for _ in range(20):
+            ga.Session().start_turn(long).end()
+        for number in range(20):
+            clock.now += 60
+            ga.Session().start_turn(f"text {number}").end()
+    assert spans.faults == {}
+    assert "dropped" not in everything(spans)
+
+
+def test_without_a_loop_a_redactor_may_be_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that runs no event loop holds up nobody but itself."""
+    clock = Clock(monkeypatch)
+    with traced(redact=clock.redactor(5)) as spans:
+        for number in range(5):
+            ga.Session().start_turn(f"text {number}").end()
+    assert len([text for text in clock.asked if text.startswith("text")]) == 5
+    assert spans.faults == {}
+
+
+NOISE = random.Random(1).randbytes(400_000)
+PICTURE = base64.b64encode(NOISE).decode()
+URL = f"data:image/png;base64,{PICTURE}"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [PICTURE, URL, {"image": URL}, [{"type": "image", "data": PICTURE}], [PICTURE * 3, "text"]],
+    ids=["text", "url", "named", "mcp", "cut"],
+)
+def test_of_long_base64_a_redactor_sees_the_beginning(value: Any) -> None:
+    """Media say nothing to a redactor, which may yet drop them by what it sees; whatever it objects to, it sees whole."""
+    seen: list[int] = []
+
+    def redact(text: str) -> str | None:
+        seen.append(len(text))
+        return text
+
+    kept = Gate(True, redact).json(value, is_message=False)
+    assert max(seen) == 4096
+    assert kept == Gate(True).json(value, is_message=False)
+    gone = Gate(True, lambda text: None if len(text) > 1000 else text).json(value, is_message=False)
+    assert gone is not None
+    assert len(gone) < 200
+    assert "/" + PICTURE[-40:] not in gone
+    failed = Gate(True, fails).json(value, is_message=False)
+    assert failed is not None
+    assert PICTURE[:40] not in failed
+
+
+def test_media_in_messages_are_not_read_as_text() -> None:
+    """Whatever shape a picture has in a message, cut or not, a redactor is not made to read a megabyte of base64."""
+    seen: list[int] = []
+    large = base64.b64encode(NOISE * 4).decode()
+    parts = [image(URL), image(f"data:image/png;base64,{large}"), {"type": "image", "source": {"data": large}}]
+    with traced(redact=lambda text: (seen.append(len(text)), text)[1]) as spans:
+        ga.start_llm("m", provider_name="p", input_messages=[{"role": "user", "content": [*parts, "What?"]}]).end()
+    assert max(seen) == 4096
+    assert spans.json("gen_ai.input.messages")[0]["parts"][0]["content"] == PICTURE
+
+
+def test_words_behind_base64_are_read() -> None:
+    """A run of base64 that goes on as a text is a text."""
+    for text in (f"{PICTURE} {SECRET}", f"{PICTURE}…[{SECRET}, truncated]", f"{PICTURE[:4100]}…{SECRET}"):
+        found = Gate(True, hide).json(text, is_message=False)
+        assert found is not None
+        assert SECRET not in found
+
+
+def test_of_many_long_texts_a_redactor_sees_what_may_be_kept() -> None:
+    """All that a redactor is shown of one attribute is not much more than the attribute can hold: the newest of it."""
+    seen: list[int] = []
+
+    def redact(text: str) -> str:
+        seen.append(len(text))
+        return text.replace(SECRET, "***")
+
+    messages = [ga.Message.user(f"{number} {SECRET} " * 20_000) for number in range(30)]
+    messages += [ga.Message.user("short"), *messages[:2]]
+    with traced(redact=redact) as spans:
+        ga.start_llm("m", provider_name="p", input_messages=messages).end()
+    assert sum(seen) < 1.2 * MAX_CONTENT_BYTES
+    found = [message["parts"][0]["content"] for message in spans.json("gen_ai.input.messages")]
+    assert len(found) == 33
+    assert found[30] == "short"
+    assert found[0].startswith("…[")
+    assert found[32].startswith("1 *** 1 ***")
+    assert not any(piece in "".join(found) for piece in (SECRET[:3], SECRET[:2]))
 
 
 class AsyncCall:

@@ -8,6 +8,7 @@ structured values only where every SDK and backend on the way supports them.
 from __future__ import annotations
 
 import inspect
+import string
 import time
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias, cast
@@ -15,14 +16,18 @@ from typing import Any, Final, TypeAlias, cast
 import msgspec
 
 from .._errors import ConfigurationError
+from .._loop import is_in_loop
 from ._copying import (
     FAILED,
     MAX_CONTENT_BYTES,
+    OVERLAP,
     Copier,
+    Replace,
     changed,
     changed_number,
     encoded_within,
     hidden,
+    length_note,
     name_of,
     own_method,
     shorten,
@@ -33,10 +38,44 @@ from ._faults import Faults
 
 Redact: TypeAlias = Callable[[str], str | None]
 
-# A redactor runs on the caller's thread. One that takes this long for one text, this often, is switched off
-# (and the content with it) before it stops the event loop for good.
+PAUSED: Final = "[content dropped: the redactor is slow]"
+
+# A redactor runs on the caller's thread. What it takes for a text beyond this is time that an event loop stands still.
 SLOW_CALL: Final = 0.1
-SLOW_CALLS: Final = 3
+SLOW_CHARACTER: Final = 2e-6
+# So many seconds of that are put up with, and a tenth of the time that passes is given back. One text costs a part at
+# most: it takes several to tell a redactor that blocks from a machine that stood still for a while.
+PATIENCE: Final = 1.0
+_MOST_AT_ONCE: Final = 0.35 * PATIENCE
+_GIVEN_BACK: Final = 0.1
+# Media that are no text say nothing to a redactor; this much of them does show whether it would have them at all.
+_SAMPLE: Final = 4096
+_GLANCE: Final = 64  # tells words from base64
+_NOTES: Final = (" bytes, truncated]", " characters, truncated]")
+_BASE64: Final = (string.ascii_letters + string.digits + "+/-_=").encode()
+
+
+class _Patience:
+    """How long a redactor may still hold up event loops; where that is used up it is not asked for some seconds."""
+
+    __slots__ = ("_left", "_since", "_until")
+
+    def __init__(self) -> None:
+        self._left = PATIENCE
+        self._since = 0.0
+        self._until = 0.0
+
+    @property
+    def is_out(self) -> bool:
+        """Whether the redactor would hold up the loop that runs here once too often."""
+        return self._until > 0 and time.perf_counter() < self._until and is_in_loop()
+
+    def spend(self, began: float, ended: float, allowed: float) -> None:
+        """Note from when to when an event loop stood still, and how long was all right."""
+        refilled = min(PATIENCE, self._left + (began - self._since) * _GIVEN_BACK)
+        self._left, self._since = refilled - min(ended - began - allowed, _MOST_AT_ONCE), ended
+        if self._left <= 0:
+            self._until = ended + (PATIENCE - self._left) / _GIVEN_BACK
 
 
 class Gate:
@@ -46,7 +85,7 @@ class Gate:
         capture: Whether content is recorded at all.
         redact: Called with each text; returns what may be recorded, or None to drop it. If it has a method `named`,
             that is called with the name and the text of what stands in a mapping. A redactor that raises, returns
-            something else or is slow again and again loses the text, never the privacy.
+            something else or holds up the event loop loses the text, never the privacy.
         limit_bytes: The size in UTF-8 that one attribute may have.
     """
 
@@ -68,7 +107,7 @@ class Gate:
         """Up to this length a text is recorded as it is, and `attribute` need not be asked."""
         self._faults = faults or Faults()
         # Shared by all the gates of a set-up: a slow redactor is slow in every session.
-        self._patience = [None] * SLOW_CALLS
+        self._patience = _Patience()
 
     def overridden(self, capture: bool | None) -> Gate:
         """This gate with another answer to whether content is captured; itself, if None."""
@@ -155,7 +194,8 @@ class Gate:
         return len(items) == 1 and type(items[0]) is str and len(items[0]) <= self.untouched_length
 
     def _copier(self) -> Copier:
-        return Copier(text_length=self.limit_bytes, on_text=self._redacted, reads_names=self._named is not None)
+        on_text = _Reader(self._redacted, self.limit_bytes)
+        return Copier(text_length=self.limit_bytes, on_text=on_text, reads_names=self._named is not None)
 
     def _cut(self, text: str, name: str | None = None) -> str | None:
         limit = self.limit_bytes
@@ -165,8 +205,19 @@ class Gate:
         return found if found or not text else None
 
     def _redacted(self, text: str, name: str | None = None) -> str:
+        if self._patience.is_out:
+            reason = "it held up the event loop again and again, and is not asked for some seconds"
+            self._faults.drop("content after a slow redactor", reason)
+            return PAUSED
+        if len(text) > _SAMPLE and _is_coded(text):
+            sample = text[:_SAMPLE]
+            if self._asked(sample, name) == sample:
+                return text
+        return self._asked(text, name)
+
+    def _asked(self, text: str, name: str | None) -> str:
         redact, named = self.redact, self._named
-        if redact is None or not self._patience:
+        if redact is None:
             return FAILED
         started = time.perf_counter()
         try:
@@ -174,8 +225,10 @@ class Gate:
         except Exception as exc:
             self._faults.drop("text that the redactor failed on", type(exc).__name__)
             return FAILED
-        if time.perf_counter() - started > SLOW_CALL:
-            self._note_slow()
+        finally:
+            ended, allowed = time.perf_counter(), SLOW_CALL + SLOW_CHARACTER * len(text)
+            if ended - started > allowed and is_in_loop():
+                self._patience.spend(started, ended, allowed)
         if isinstance(result, str):
             return result
         if result is None:
@@ -185,12 +238,34 @@ class Gate:
             result.close()  # or Python says that nobody awaited it
         return FAILED
 
-    def _note_slow(self) -> None:
-        if self._patience:
-            self._patience.pop()
-        if not self._patience:
-            reason = f"it took over {SLOW_CALL} s for {SLOW_CALLS} texts, and no more content is recorded"
-            self._faults.drop("content after a slow redactor", reason)
+
+class _Reader:
+    """Shows a redactor the texts of one value: of the long ones no more, together, than may be kept."""
+
+    __slots__ = ("_redacted", "_room")
+
+    def __init__(self, redacted: Replace, room: int) -> None:
+        self._redacted = redacted
+        self._room = room
+
+    def __call__(self, text: str, name: str | None) -> str:
+        if len(text) <= OVERLAP or _is_coded(text):
+            return self._redacted(text, name)
+        room, self._room = self._room, max(self._room - len(text), 0)
+        if len(text) <= room + OVERLAP:
+            return self._redacted(text, name)
+        # Never half of what would be replaced, as everywhere where a text is cut.
+        found = self._redacted(text[: room + OVERLAP], name)[:-OVERLAP] if room else ""
+        return found + length_note(text)
+
+
+def _is_coded(text: str) -> bool:
+    """Whether this is a long run of base64, maybe with the beginning of a `data:` URL; it may have been cut."""
+    if len(text) <= _SAMPLE or text[_SAMPLE : _SAMPLE + _GLANCE].encode("utf-8", "replace").translate(None, _BASE64):
+        return False
+    coded, mark, note = text.rpartition("…")
+    coded = coded if mark and note.lstrip("[0123456789") in _NOTES else text
+    return coded.isascii() and not coded[_SAMPLE:].encode().translate(None, _BASE64)
 
 
 CLOSED: Final = Gate(capture=False)
