@@ -266,13 +266,14 @@ class Clock:
 
 @pytest.mark.anyio
 async def test_a_redactor_that_blocks_the_loop_is_not_asked_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A redactor that holds up the loop pauses, and what it should have seen meanwhile is dropped, each text counted."""
+    """A redactor that holds up the loop pauses; what it should have seen then is dropped, and each text counted."""
     clock = Clock(monkeypatch)
     with traced(redact=clock.redactor(2)) as spans:
-        session = ga.Session()
+        session = ga.Session(agent_name="bot")
         for number in range(5):
             session.start_turn(f"text {number}").end()
-        assert clock.asked == ["text 0", "text 1", "text 2"]
+        assert [text for text in clock.asked if text != "bot"] == ["text 0", "text 1", "text 2"]
+        assert spans.last().name == "invoke_agent bot"
         assert "dropped" in spans.last().attributes["gen_ai.input.messages"]
         assert spans.faults == {"content after a slow redactor": 2}
         clock.now += 20
@@ -283,7 +284,7 @@ async def test_a_redactor_that_blocks_the_loop_is_not_asked_for_a_while(monkeypa
 
 @pytest.mark.anyio
 async def test_a_redactor_may_take_time_that_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a long text nor a stall now and then makes a redactor slow, however often that comes in a program's life."""
+    """Neither long texts nor a stall now and then make a redactor slow, however often they come in a program's life."""
     clock = Clock(monkeypatch)
     long = "text" + " and more" * 50_000
     with traced(redact=clock.redactor(0.9)) as spans:
@@ -317,7 +318,7 @@ URL = f"data:image/png;base64,{PICTURE}"
     ids=["text", "url", "named", "mcp", "cut"],
 )
 def test_of_long_base64_a_redactor_sees_the_beginning(value: Any) -> None:
-    """Media say nothing to a redactor, which may yet drop them by what it sees; whatever it objects to, it sees whole."""
+    """Media say nothing to a redactor, which may yet drop them by what it sees; what it objects to, it sees whole."""
     seen: list[int] = []
 
     def redact(text: str) -> str | None:
@@ -838,13 +839,48 @@ def test_a_value_is_checked_before_it_is_redacted() -> None:
 
 
 def test_a_text_of_which_nothing_is_left_is_left_out() -> None:
-    """A redactor that returns None takes the attribute away, and the word out of the span's name."""
+    """A redactor that returns None takes a text away, but no name or id: what a span is stays to be seen."""
     with traced(redact=lambda text: None) as spans:
-        llm = ga.start_llm("gpt-4o", provider_name="openai", attributes={"own": "x", "number": 5})
+        llm = ga.start_llm("gpt-4o", provider_name="openai", stop_sequences=["."], attributes={"own": "x", "number": 5})
         llm.set_attributes({"other": ""}).record(response_id="r", finish_reasons=["stop"]).end(error="word")
-    span = spans.last()
-    assert span.name == "chat"
-    assert set(span.attributes) == {"gen_ai.operation.name", "gen_ai.response.finish_reasons", "error.type"}
+    assert spans.last().name == "chat gpt-4o"
+    assert spans.last().attributes == {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.request.model": "gpt-4o",
+        "gen_ai.request.stop_sequences": [""],
+        "gen_ai.provider.name": "openai",
+        "gen_ai.response.id": "r",
+        "gen_ai.response.finish_reasons": ["stop"],
+        "error.type": "word",
+    }
+
+
+@pytest.mark.parametrize("capture", [True, False])
+@pytest.mark.parametrize("redact", [fails, lambda text: None, lambda text: 5, lambda text: ""])
+def test_names_and_ids_outlive_a_redactor_that_fails(redact: Callable[[str], Any], capture: bool) -> None:
+    """Where a redactor fails or leaves nothing, content is dropped; names of spans and what backends group by stay."""
+    found = []
+    for options in ({"redact": redact, "capture_content": capture}, {"capture_content": False}):
+        with traced(**options) as spans, ga.Session(session_id="c", agent_name="bot", agent_id="a1") as session:
+            with session.start_turn(SECRET, agent_version="2", agent_description=None) as turn:
+                llm = turn.start_llm(
+                    "gpt-4o", provider_name="openai", server_address="api.example.com", output_type="json"
+                )
+                llm.record(response_id="r", response_model="gpt-4o-1", finish_reasons=["stop", "length"])
+                llm.record(reasoning_level="low", prompt_name="p", prompt_version="3", previous_response_id="q").end()
+                turn.start_tool("track", call_id="c1", arguments={"id": SECRET}).end(error="not_found")
+                turn.start_subagent("scout", attributes={"gen_ai.agent.version": "3"}).end()
+        found.append([(s.name, {k: v for k, v in s.attributes.items() if k not in CONTENT}) for s in spans.spans])
+        assert SECRET not in everything(spans)
+    assert found[0] == found[1]
+
+
+def test_a_redactor_may_replace_names() -> None:
+    """What is in a name is redacted there as elsewhere."""
+    with traced(redact=hide) as spans, ga.Session(agent_name=f"bot of {SECRET}"):
+        ga.start_turn(agent_version=SECRET).end()
+    assert spans.last().name == "invoke_agent bot of ***"
+    assert SECRET not in everything(spans)
 
 
 HUGE = "x" * 3_000_000

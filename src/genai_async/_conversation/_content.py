@@ -35,10 +35,12 @@ from ._copying import (
 )
 from ._cutting import shrink
 from ._faults import Faults
+from ._semconv import IDENTIFIERS
 
 Redact: TypeAlias = Callable[[str], str | None]
 
 PAUSED: Final = "[content dropped: the redactor is slow]"
+_NOTHING: Final = frozenset({None, "", FAILED, PAUSED})
 
 # A redactor runs on the caller's thread. What it takes for a text beyond this is time that an event loop stands still.
 SLOW_CALL: Final = 0.1
@@ -186,12 +188,36 @@ class Gate:
         cut = shrink(value, self.limit_bytes, is_message=False)
         return None if cut is None else msgspec.json.decode(cut)
 
+    def identifier(self, value: Any) -> Any:
+        """A name or an id, or a list of such: a redactor may put another in its place, but not take it away.
+
+        It is no content, and backends could not tell without it what the span is.
+        """
+        if self.redact is not None and isinstance(value, str):
+            kept = None if self._patience.is_out else self._cut(value)
+            return shorten(utf8(value), self.limit_bytes) if kept in _NOTHING else kept
+        if self.redact is not None and self._is_of_words(value):
+            return [self.identifier(item) for item in value]
+        return self.attribute(value)
+
+    def pair(self, key: str, value: Any) -> tuple[str | None, Any]:
+        """An attribute that the caller sets by hand, or somebody else has set: its key and value, None where it is."""
+        if key in IDENTIFIERS:
+            return key, self.identifier(value)
+        return self.attribute(key), self.attribute(value, key)
+
     def _is_one_word(self, value: Any) -> bool:
         # A reason why the model finished, most of all.
         if type(value) is not list:
             return False
         items = cast("list[Any]", value)
         return len(items) == 1 and type(items[0]) is str and len(items[0]) <= self.untouched_length
+
+    def _is_of_words(self, value: Any) -> bool:
+        if type(value) not in {list, tuple}:
+            return False
+        items = cast("list[Any]", value)
+        return {*map(type, items)} == {str} and sum(map(len, items)) * 4 <= self.limit_bytes
 
     def _copier(self) -> Copier:
         on_text = _Reader(self._redacted, self.limit_bytes)

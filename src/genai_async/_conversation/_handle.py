@@ -200,12 +200,15 @@ class SpanHandle:
 
     def _add_known(self, key: str, value: Any, attributes: dict[str, Any]) -> None:
         try:
-            checked = count(value) if key == sc.SERVER_PORT else self._gate.attribute(text(value))
+            checked = count(value) if key == sc.SERVER_PORT else self._word(key, text(value))
         except Exception as exc:
             self._drop(key, exc)
             return
         if checked is not None and checked != "":
             attributes[key] = checked
+
+    def _word(self, key: str, value: Any) -> Any:
+        return self._gate.identifier(value) if key in sc.IDENTIFIERS else self._gate.attribute(value)
 
     def _own(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -226,13 +229,12 @@ class SpanHandle:
         return found
 
     def _add_own(self, key: Any, value: Any, found: dict[str, Any]) -> None:
-        gate = self._gate
         if key in _IDENTITY:
             self._drop("an attribute of the library's own", FieldError(f"{key} is not the caller's to set"))
         elif not isinstance(key, str):
             raise FieldError(f"its key is a {type(key).__name__}")
         else:
-            name, kept = gate.attribute(key), gate.attribute(value, key)
+            name, kept = self._gate.pair(key, value)
             if name is not None and (kept is not None or value is None):
                 found[name] = kept
 
@@ -453,7 +455,7 @@ class SpanHandle:
             if field.is_content:
                 kept = gate.json(checked, is_message=field.is_message)
             else:
-                kept = checked if type(checked) in _FIXED else gate.attribute(checked)
+                kept = checked if type(checked) in _FIXED else self._word(field.key, checked)
                 kept = tuple(cast("list[Any]", kept)) if type(kept) is list else kept
         except Exception as exc:
             self._drop(f"{type(self).__name__}.{name}", exc)
@@ -495,7 +497,7 @@ class SpanHandle:
             raise FieldError("expected an exception or a word, not bool")
         outcome = outcome_of(error)
         word = outcome.error_type
-        if isinstance(error, str) and outcome.text is None and self._gate.attribute(word) != word:
+        if isinstance(error, str) and outcome.text is None and self._gate.identifier(word) != word:
             # What a redactor would change in it is content.
             outcome = Outcome(OTHER, None, word)
         if outcome.is_withdrawn and not cast(Runtime, self._runtime).cancellation_is_error:

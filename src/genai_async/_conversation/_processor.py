@@ -115,8 +115,10 @@ def _event(event: Event, gate: Gate) -> Event:
 
 
 def _read(attributes: Mapping[str, Any] | None, gate: Gate) -> dict[str, Any]:
-    # What decides how backends group and what is no text of anybody's stays.
-    return {
-        gate.attribute(key): value if key == sc.CONVERSATION_ID else gate.attribute(value, key)
-        for key, value in (attributes or {}).items()
-    }
+    found: dict[str, Any] = {}
+    for key, value in (attributes or {}).items():
+        # What decides how backends group and what is no text of anybody's stays.
+        name, kept = (key, value) if key == sc.CONVERSATION_ID else gate.pair(key, value)
+        if name is not None:
+            found[name] = kept
+    return found

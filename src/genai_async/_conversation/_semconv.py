@@ -78,3 +78,10 @@ EXECUTE_TOOL: Final = "execute_tool"
 CHAT: Final = "chat"
 INFERENCE_OPERATIONS: Final = (CHAT, "generate_content", "text_completion")
 """What a model call may do, in the conventions' own words."""
+
+IDENTIFIERS: Final = frozenset(
+    {OPERATION, PROVIDER, AGENT_NAME, AGENT_ID, AGENT_VERSION, REQUEST_MODEL, REQUEST_PREVIOUS_RESPONSE_ID}
+    | {REQUEST_REASONING_LEVEL, OUTPUT_TYPE, PROMPT_NAME, PROMPT_VERSION, RESPONSE_FINISH_REASONS, RESPONSE_ID}
+    | {RESPONSE_MODEL, TOOL_NAME, TOOL_TYPE, TOOL_CALL_ID, SERVER_ADDRESS, ERROR_TYPE}
+)
+"""Attributes that are a name, an id or a word of an enumeration: no content, but what backends group by."""

@@ -533,7 +533,7 @@ class LLM(_StartsTools):
         if word is None:
             self._drop("operation", FieldError("expected a word"))
             return sc.CHAT
-        return word if word in sc.INFERENCE_OPERATIONS else self._gate.attribute(word) or sc.CHAT
+        return word if word in sc.INFERENCE_OPERATIONS else self._gate.identifier(word)
 
     def _agents_model(self) -> str | None:
         agent = agent_of(self)
