@@ -51,8 +51,9 @@ class ConversationSampler(Sampler):
         links: Sequence[Link] | None = None,
         trace_state: TraceState | None = None,
     ) -> SamplingResult:
-        """Decide by the conversation's id, on the span or in the context that it starts in."""
-        conversation_id = (attributes or {}).get(sc.CONVERSATION_ID) or _conversation_in(parent_context)
+        """Decide by the id of the conversation that the span starts in; outside of any, by the one that it has."""
+        # Instrumentations with an id of their own for each run would tear a conversation's traces.
+        conversation_id = _conversation_in(parent_context) or (attributes or {}).get(sc.CONVERSATION_ID)
         if not isinstance(conversation_id, str):
             return self._outside.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
         decision = Decision.RECORD_AND_SAMPLE if _place_of(conversation_id) < self._bound else Decision.DROP
