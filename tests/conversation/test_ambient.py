@@ -209,4 +209,4 @@ def test_a_foreign_span_takes_the_context_that_it_is_given(spans: Traced) -> Non
         tracer.start_span("c", attributes={"gen_ai.conversation.id": "own"}).end()
     tracer.start_span("d").end()
     ids = [span.attributes.get("gen_ai.conversation.id") for span in spans.spans]
-    assert ids == ["one", "two", "own", None]
+    assert ids == ["one", "two", "one", None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from opentelemetry.context import Context, get_current
 from opentelemetry.sdk.trace import Event, ReadableSpan, Span, SpanProcessor
@@ -15,11 +15,14 @@ from ._copying import FAILED
 from ._faults import Faults
 from ._scope import scope_around
 
+_NO_NAME: Final = "[redacted]"
+
 
 class ConversationProcessor(SpanProcessor):
     """Writes `gen_ai.conversation.id` when a span starts, so that the processors after it see it.
 
-    The conversation is that of the context which the span starts in, also where that is passed as `context=`.
+    The conversation is that of the context which the span starts in, also where that is passed as `context=`. Inside
+    of one a span cannot be of another: an id that its instrumentation has for it is kept under `sc.OTHER_CONVERSATION`.
 
     Args:
         own_scope: The name of the instrumentation scope that is ours: those spans have it from the start.
@@ -32,11 +35,16 @@ class ConversationProcessor(SpanProcessor):
         if not isinstance(span, ReadableSpan):
             return
         made_by = span.instrumentation_scope
-        if (made_by is not None and made_by.name == self._own_scope) or sc.CONVERSATION_ID in (span.attributes or ()):
+        if made_by is not None and made_by.name == self._own_scope:
             return
         scope = scope_around(get_current() if parent_context is None else parent_context)
-        if scope is not None and scope.session is not None:
-            span.set_attribute(sc.CONVERSATION_ID, scope.session.session_id)
+        if scope is None or scope.session is None:
+            return
+        ours = scope.session.session_id
+        theirs = (span.attributes or {}).get(sc.CONVERSATION_ID, ours)
+        if theirs != ours:
+            span.set_attribute(sc.OTHER_CONVERSATION, theirs)
+        span.set_attribute(sc.CONVERSATION_ID, ours)
 
 
 class RedactingProcessor(SpanProcessor):
@@ -83,7 +91,7 @@ class _Copy(ReadableSpan):
         self._original = span
         code, said = span.status.status_code, span.status.description
         super().__init__(
-            FAILED if gate is None else gate.attribute(span.name),
+            FAILED if gate is None else _named(span.name, gate),
             span.get_span_context(),
             span.parent,
             span.resource,
@@ -110,8 +118,14 @@ class _Copy(ReadableSpan):
         return self._original.dropped_links
 
 
+def _named(name: str, gate: Gate) -> str:
+    # There has to be one.
+    found: str | None = gate.attribute(name)
+    return found or _NO_NAME
+
+
 def _event(event: Event, gate: Gate) -> Event:
-    return Event(gate.attribute(event.name), _read(event.attributes, gate), event.timestamp)
+    return Event(_named(event.name, gate), _read(event.attributes, gate), event.timestamp)
 
 
 def _read(attributes: Mapping[str, Any] | None, gate: Gate) -> dict[str, Any]:

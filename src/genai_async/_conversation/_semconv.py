@@ -13,6 +13,8 @@ SCHEMA_URL: Final = "https://opentelemetry.io/schemas/gen-ai-dev/1.42.0-dev"
 OPERATION: Final = "gen_ai.operation.name"
 PROVIDER: Final = "gen_ai.provider.name"
 CONVERSATION_ID: Final = "gen_ai.conversation.id"
+OTHER_CONVERSATION: Final = "genai_async.conversation.other_id"
+"""Ours: the id that another instrumentation had for a span inside one of our conversations."""
 CONVERSATION_COMPACTED: Final = "gen_ai.conversation.compacted"
 
 AGENT_NAME: Final = "gen_ai.agent.name"
