@@ -88,6 +88,15 @@ def is_cancellation(exc: BaseException) -> bool:
     return isinstance(exc, (_known("asyncio", "CancelledError") or (), _known("trio", "Cancelled") or ()))
 
 
+def failure_of(future: object) -> BaseException | None:
+    """What an asyncio future that is done has failed with; None for any other.
+
+    Whoever asks it by its public method has seen the exception: the report of one that nobody saw would be lost.
+    """
+    found = getattr(future, "_exception", None)
+    return found if isinstance(found, BaseException) else None
+
+
 def is_timeout(exc: BaseException) -> bool:
     """Whether this says that something took too long."""
     return isinstance(exc, (TimeoutError, _known("trio", "TooSlowError") or ()))

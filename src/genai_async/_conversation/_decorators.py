@@ -10,9 +10,10 @@ from contextvars import copy_context
 from types import AsyncGeneratorType, CoroutineType
 from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
+from .._loop import failure_of
 from ._ambient import current_session, start_subagent, start_tool
+from ._arguments import Arguments, function_name, inner_function
 from ._children import TaskOwner
-from ._content import Gate
 from ._handle import SpanHandle
 from ._isolated import first_step, stepwise
 from ._messages import Message, TextPart
@@ -83,8 +84,8 @@ def tool(
     """
 
     def decorate(func: Callable[..., Any]) -> Any:
-        said = _Arguments(func, hide)
-        label = name or _name_of(func)
+        said = Arguments(func, hide)
+        label = name or function_name(func)
         text = description if description is not None else _summary_of(func)
 
         def start() -> Tool:
@@ -140,8 +141,8 @@ def subagent(
     """
 
     def decorate(func: Callable[..., Any]) -> Any:
-        said = _Arguments(func, hide, message)
-        label = name or _name_of(func)
+        said = Arguments(func, hide, message)
+        label = name or function_name(func)
         text = description if description is not None else _summary_of(func)
 
         def start() -> SubAgent:
@@ -194,8 +195,8 @@ def turn(
     """
 
     def decorate(func: Callable[..., Any]) -> Any:
-        said = _Arguments(func, hide, message)
-        label = _name_of(func)
+        said = Arguments(func, hide, message)
+        label = function_name(func)
 
         def start() -> Turn:
             session = current_session() or Session()
@@ -211,74 +212,6 @@ def _checked(func: object) -> Callable[..., Any]:
     if isinstance(func, str):
         raise TypeError(f"options are given by name: name={func!r}")
     return cast("Callable[..., Any]", func)
-
-
-class _Arguments:
-    """A function's parameters, to name the arguments of its calls."""
-
-    __slots__ = ("_extra", "_hidden", "_keywords", "_message", "_method", "_names", "_variadic")
-
-    def __init__(self, func: Callable[..., Any], hide: Collection[str], message: str | None = None) -> None:
-        if inspect.isgeneratorfunction(func) or isinstance(func, type | staticmethod | classmethod):
-            raise TypeError("expected a coroutine function, a plain function or an async generator function")
-        try:
-            parameters = list(inspect.signature(func).parameters.values())
-        except ValueError:
-            raise TypeError(f"{_name_of(func)} does not say what it takes: wrap it in a function") from None
-        if message is not None and message not in {parameter.name for parameter in parameters}:
-            raise TypeError(f"{_name_of(func)} has no parameter {message!r}")
-        self._names = [p.name for p in parameters if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}]
-        self._keywords = {p.name for p in parameters if p.kind in {p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY}}
-        self._variadic = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
-        self._extra = next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), None)
-        self._hidden = {hide} if isinstance(hide, str) else set(hide)
-        unknown = self._hidden - {parameter.name for parameter in parameters}
-        if unknown and self._extra is None:
-            # Of a name that is written wrong everything would be recorded.
-            raise TypeError(f"{_name_of(func)} has no parameter {min(unknown, key=str)!r} to hide")
-        if self._names[:1] in (["self"], ["cls"]):
-            self._hidden.add(self._names[0])
-        self._method = _method_name(func)
-        self._message = message
-
-    def by_name(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments that were passed; a call that doesn't fit the function is its own affair."""
-        named = dict(zip(self._names, args, strict=False))
-        if self._method is not None and args and _is_method_of(args[0], *self._method):
-            named.pop(self._names[0], None)
-        if self._variadic is not None and len(args) > len(self._names):
-            named[self._variadic] = args[len(self._names) :]
-        extra: dict[str, Any] = {}
-        for name, value in kwargs.items():
-            (named if name in self._keywords else extra)[name] = value
-        if self._extra is not None and (self._extra in self._hidden or not extra.keys().isdisjoint(named)):
-            # One of them has the name of a positional parameter: they stand apart, so that both are said.
-            extra = {self._extra: {name: value for name, value in extra.items() if name not in self._hidden}}
-        named.update(extra)
-        return {name: value for name, value in named.items() if name not in self._hidden}
-
-    def question(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """What an agent is asked."""
-        named = self.by_name(args, kwargs)
-        if self._message is not None:
-            return named.get(self._message)
-        return next(iter(named.values())) if len(named) == 1 else named or None
-
-
-def _method_name(func: Callable[..., Any]) -> tuple[str, str] | None:
-    """The class that a function was written in and its name there; None outside of classes, and for a bound method."""
-    if inspect.ismethod(inspect.unwrap(func, stop=inspect.ismethod)):
-        return None
-    owner, _, name = str(getattr(func, "__qualname__", "")).rpartition(".")
-    return (owner, name) if owner and not owner.endswith("<locals>") else None
-
-
-def _is_method_of(value: Any, owner: str, name: str) -> bool:
-    """Whether this is the object, or the class, that the method is called on, whatever the method calls it."""
-    for kind in (*type(value).__mro__, *(value.__mro__ if issubclass(type(value), type) else ())):
-        if kind.__qualname__ == owner:
-            return not isinstance(vars(kind).get(name), staticmethod)
-    return False
 
 
 class _Watched(Generic[_Handle]):
@@ -426,9 +359,8 @@ async def _awaited(handle: _Handle, work: Coroutine[Any, Any, Any], finish: Call
 
 
 def _end_with(handle: _Handle, finish: Callable[[_Handle, Any], object], future: Any) -> None:
-    # Whoever asks asyncio's futures for their exception has seen it: the report of one that nobody saw would be lost.
-    error = getattr(future, "_exception", None)
-    if isinstance(error, BaseException):
+    error = failure_of(future)
+    if error is not None:
         handle.end(error=error)
         return
     try:
@@ -440,7 +372,7 @@ def _end_with(handle: _Handle, finish: Callable[[_Handle, Any], object], future:
         handle.end()
 
 
-def _record_arguments(said: _Arguments, handle: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _record_arguments(said: Arguments, handle: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     handle.record(arguments=said.by_name(args, kwargs))
 
 
@@ -448,7 +380,7 @@ def _record_result(handle: Tool, result: Any) -> None:
     handle.result = result
 
 
-def _record_question(said: _Arguments, handle: _Agent, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _record_question(said: Arguments, handle: _Agent, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     question = said.question(args, kwargs)
     if question is not None:
         handle.record(input_messages=_messages(handle, question, "user"))
@@ -466,7 +398,7 @@ def _messages(handle: SpanHandle, value: Any, role: str) -> Any:
     if _is_message(value):
         return [value]
     is_text = issubclass(type(value), str)
-    text = value if is_text else _gate_of(handle).json(cast(object, value), is_message=False)
+    text = value if is_text else handle._gate.json(cast(object, value), is_message=False)
     return [Message(role, (TextPart(text or ""),))]
 
 
@@ -475,25 +407,9 @@ def _is_message(value: Any) -> bool:
 
 
 def _keeps_content(handle: SpanHandle) -> bool:
-    return handle.is_recording and _gate_of(handle).capture
-
-
-def _gate_of(handle: SpanHandle) -> Gate:
-    return handle._gate
-
-
-def _name_of(func: Callable[..., Any]) -> str:
-    func = _within(func)
-    return cast(str, getattr(func, "__name__", None) or type(func).__name__)
-
-
-def _within(func: Callable[..., Any]) -> Callable[..., Any]:
-    """The function in a `functools.partial`, which has no name and a docstring about partials."""
-    while isinstance(func, functools.partial):
-        func = cast("functools.partial[Any]", func).func
-    return func
+    return handle.is_recording and handle._gate.capture
 
 
 def _summary_of(func: Callable[..., Any]) -> str | None:
-    text = inspect.getdoc(_within(func))
+    text = inspect.getdoc(inner_function(func))
     return text.partition("\n")[0].strip() or None if text else None
