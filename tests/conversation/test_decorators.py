@@ -7,7 +7,7 @@ import inspect
 import json
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
-from typing import Any
+from typing import Annotated, Any, Generic, Optional, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -540,3 +540,89 @@ async def test_tool_of_a_partial() -> None:
     attributes = captured.one("execute_tool search").attributes
     assert attributes["gen_ai.tool.description"] == "Find something."
     assert json.loads(attributes[ARGUMENTS]) == {"what": "b"}
+
+
+_T = TypeVar("_T")
+
+
+class RunContext(Generic[_T]):
+    """What frameworks give to tools, with all that the program has."""
+
+    key = "s3cret"
+
+    def __repr__(self) -> str:
+        return self.key
+
+
+class Mine(RunContext[int]):
+    """A program's own kind of it."""
+
+
+class Context:
+    """As MCP's servers have it."""
+
+    __module__ = "mcp.server.fastmcp.server"
+
+
+class Other:
+    """A class whose name says nothing, until its module does."""
+
+    class Context:
+        """One that is no framework's."""
+
+
+Alias = RunContext[str]
+
+
+def _of(annotation: Any) -> Any:
+    def look(q: str, ctx: Any, *, more: Any = None) -> None: ...
+
+    look.__annotations__ |= {"ctx": annotation, "more": annotation}
+    return look
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        RunContext,
+        RunContext[int],
+        RunContext[int] | None,
+        Optional[RunContext[int]],  # noqa: UP045 - as people write it
+        Optional["RunContext[int]"],
+        Annotated[RunContext[int], "why"],
+        Mine,
+        Alias,
+        Context,
+        "RunContext",
+        "RunContext[int]",
+        "frameworks.RunContextWrapper[Deps] | None",
+        "None | ToolContext",
+        "Optional[ToolRuntime]",
+        "typing.Annotated[RunnableConfig, 1]",
+        "Runtime[Deps]",
+        "Mine",
+        "Alias",
+        "Context | None",
+        "mcp.Context",
+        "fastmcp.server.Context",
+    ],
+)
+async def test_a_frameworks_context_is_no_argument(annotation: Any) -> None:
+    """A parameter for what a framework gives to tools is left out, however its annotation is written."""
+    with capture() as captured, ga.Session():
+        ga.tool(_of(annotation))("x", RunContext(), more=RunContext())
+        ga.subagent(_of(annotation))("x", ctx=RunContext())
+    tool, agent = captured.spans
+    assert tool.attributes[ARGUMENTS] == '{"q":"x"}'
+    assert contents(agent, "gen_ai.input.messages") == ["x"]
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [str, list[int], Any, Other, Other.Context, "Other.Context", "list[RunContexts]", "Missing", "", 5, Proxy],
+)
+async def test_other_annotations_hide_nothing(annotation: Any) -> None:
+    """What is no framework's context is an argument, whatever stands there as an annotation."""
+    with capture() as captured, ga.Session():
+        ga.tool(_of(Proxy() if annotation is Proxy else annotation))("x", 1)
+    assert captured.spans[0].attributes[ARGUMENTS] == '{"q":"x","ctx":1}'

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, cast
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from types import ModuleType, UnionType
+from typing import Annotated, Any, Final, ForwardRef, Union, cast, get_args, get_origin
+
+# What agent frameworks put in a tool's parameter besides the model's arguments: connections, settings and keys of the
+# program, and nothing that the model said. Known by their names, as a framework cannot be imported to ask.
+_CONTEXTS: Final = frozenset(
+    {"RunContext", "RunContextWrapper", "RunnableConfig", "Runtime", "ToolContext", "ToolRuntime"}
+)
+# A name that others have, too.
+_CONTEXTS_OF: Final = {"Context": ("mcp", "fastmcp")}
+_AROUND: Final = frozenset({"", "Annotated", "None", "Optional", "Union"})
 
 
 class Arguments:
@@ -33,6 +44,7 @@ class Arguments:
             raise TypeError(f"{function_name(func)} has no parameter {min(unknown, key=str)!r} to hide")
         if self._names[:1] in (["self"], ["cls"]):
             self._hidden.add(self._names[0])
+        self._hidden |= {parameter.name for parameter in parameters if _is_context(parameter.annotation, func)}
         self._method = _method_name(func)
         self._message = message
 
@@ -74,6 +86,49 @@ def _is_method_of(value: Any, owner: str, name: str) -> bool:
         if kind.__qualname__ == owner:
             return not isinstance(vars(kind).get(name), staticmethod)
     return False
+
+
+def _is_context(annotation: object, func: Callable[..., Any]) -> bool:
+    """Whether a parameter is where a framework puts its own context."""
+    try:
+        inmost = inspect.unwrap(inner_function(func))
+        names = getattr(inmost, "__globals__", None) or {}
+        return any(
+            name in _CONTEXTS or module.partition(".")[0] in _CONTEXTS_OF.get(name, ())
+            for module, name in _classes_in(annotation, names)
+        )
+    except Exception:  # an annotation can be any object
+        return False
+
+
+def _classes_in(annotation: object, names: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """Module and name of each class that an annotation allows and of those above it, as far as they are known."""
+    if isinstance(annotation, ForwardRef):
+        annotation = annotation.__forward_arg__
+    if isinstance(annotation, str):
+        yield from _classes_said(annotation, names)
+        return
+    origin = get_origin(annotation)
+    if origin in {Union, UnionType, Annotated}:
+        for part in get_args(annotation)[: 1 if origin is Annotated else None]:
+            yield from _classes_in(part, names)
+        return
+    kind = annotation if origin is None else origin
+    for one in kind.__mro__ if isinstance(kind, type) else ():
+        yield one.__module__, one.__qualname__.rpartition(".")[2]
+
+
+def _classes_said(annotation: str, names: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """What an annotation says that is a string: the first class in it, as the function's module knows it."""
+    said = next((word for word in re.split(r"[^\w.]+", annotation) if word.rpartition(".")[2] not in _AROUND), "")
+    module, _, name = said.rpartition(".")
+    yield module, name
+    first, *rest = said.split(".")
+    found = names.get(first)
+    for part in rest:
+        found = vars(found).get(part) if isinstance(found, ModuleType) else None
+    if not isinstance(found, str):
+        yield from _classes_in(found, names)
 
 
 def function_name(func: Callable[..., Any]) -> str:

@@ -76,6 +76,7 @@ def tool(
         description: What the tool does; the first line of the function's docstring, if None.
         tool_type: As for `Turn.start_tool`.
         hide: Names of parameters that are not recorded; that of `**options` hides all that lands there.
+            What is annotated as a framework's context (`RunContext`, `ToolRuntime`, `RunnableConfig`, ...) never is.
         attributes: Attributes of your own.
 
     Raises:
@@ -134,6 +135,7 @@ def subagent(
         description: What the agent is there for; the first line of the function's docstring, if None.
         message: The parameter that holds what the agent is asked. None takes all of them, or the only one as it is.
         hide: Names of parameters that are not recorded; that of `**options` hides all that lands there.
+            What is annotated as a framework's context (`RunContext`, `ToolRuntime`, `RunnableConfig`, ...) never is.
         attributes: Attributes of your own.
 
     Raises:
@@ -188,6 +190,7 @@ def turn(
         model: The model that it uses; the session's, if None.
         message: The parameter that holds what the user says. None takes all of them, or the only one as it is.
         hide: Names of parameters that are not recorded; that of `**options` hides all that lands there.
+            What is annotated as a framework's context (`RunContext`, `ToolRuntime`, `RunnableConfig`, ...) never is.
         attributes: Attributes of your own.
 
     Raises:
