@@ -626,3 +626,110 @@ async def test_other_annotations_hide_nothing(annotation: Any) -> None:
     with capture() as captured, ga.Session():
         ga.tool(_of(Proxy() if annotation is Proxy else annotation))("x", 1)
     assert captured.spans[0].attributes[ARGUMENTS] == '{"q":"x","ctx":1}'
+
+
+class Interrupt(Exception):
+    """Asks a person, and goes on later."""
+
+
+class Nested(Interrupt):
+    """A kind of it."""
+
+
+async def test_exceptions_that_steer_are_no_errors() -> None:
+    """What is named in `not_errors` passes and ends the span without an error, in functions of every kind."""
+
+    async def work(kind: type[Exception]) -> None:
+        await anyio.lowlevel.checkpoint()
+        raise kind
+
+    @ga.tool(not_errors=(KeyError, Interrupt))
+    async def coroutine(kind: type[Exception]) -> None:
+        await work(kind)
+
+    @ga.tool(not_errors=(Interrupt,))
+    def plain(kind: type[Exception]) -> None:
+        raise kind
+
+    @ga.tool(not_errors=(Interrupt,))
+    def awaited(kind: type[Exception]) -> Any:
+        return work(kind)
+
+    @ga.subagent(not_errors=(Interrupt,))
+    async def generator(kind: type[Exception]) -> AsyncIterator[int]:
+        yield 1
+        raise kind
+
+    @ga.turn(not_errors=(Interrupt,))
+    async def turn(kind: type[Exception]) -> None:
+        await work(kind)
+
+    async def run(func: Any, kind: type[Exception]) -> None:
+        if func is plain:
+            func(kind)
+        elif func is generator:
+            [piece async for piece in func(kind)]
+        else:
+            await func(kind)
+
+    for func in (coroutine, plain, awaited, generator, turn):
+        with capture() as captured, ga.Session():
+            for kind in (Interrupt, Nested, LookupError):
+                with pytest.raises(kind):
+                    await run(func, kind)
+        assert [(span.status, span.attributes.get("error.type"), len(span.events)) for span in captured.spans] == [
+            ("UNSET", None, 0),
+            ("UNSET", None, 0),
+            ("ERROR", "LookupError", 1),
+        ], func
+        assert captured.faults == {}
+
+
+async def test_a_turn_with_tasks_is_steered_too() -> None:
+    """Of a turn that has tasks the exception comes out in a group, and is the one that it holds."""
+
+    @ga.turn(not_errors=(Interrupt,))
+    async def turn() -> None:
+        current = ga.current_turn()
+        assert current is not None
+        current.start_soon(anyio.sleep_forever)
+        await anyio.lowlevel.checkpoint()
+        raise Interrupt
+
+    with capture() as captured:
+        with pytest.raises(ExceptionGroup):
+            await turn()
+    assert (captured.spans[0].status, captured.open) == ("UNSET", [])
+
+
+async def test_futures_end_as_their_functions_say() -> None:
+    """The exception of a future is told apart as that of a call."""
+    future: Future[str] = Future()
+
+    @ga.tool(not_errors=(Interrupt,))
+    def submit() -> Future[str]:
+        return future
+
+    with capture() as captured, ga.Session():
+        submit()
+        future.set_exception(Interrupt())
+    assert "error.type" not in captured.spans[0].attributes
+
+
+@pytest.mark.parametrize("wrong", [Interrupt, [Interrupt], ("Interrupt",), (Interrupt(),), (int,), None])
+@pytest.mark.parametrize("decorate", [ga.tool, ga.subagent, ga.turn])
+async def test_not_errors_are_classes(wrong: Any, decorate: Any) -> None:
+    """Anything but a tuple of exception classes is refused where the function is decorated."""
+    with pytest.raises(TypeError, match="not_errors"):
+        decorate(not_errors=wrong)(lambda: None)
+
+
+async def test_without_a_set_up_exceptions_that_steer_pass() -> None:
+    """Where nothing is set up the option costs nothing."""
+
+    @ga.tool(not_errors=(Interrupt,))
+    def ask() -> None:
+        raise Interrupt
+
+    with pytest.raises(Interrupt):
+        ask()

@@ -225,7 +225,7 @@ async def research(topic: str) -> str:
     return topic
 
 
-@ga.turn(message="question")
+@ga.turn(message="question", not_errors=(LookupError, KeyboardInterrupt))
 async def reply(question: str) -> AsyncIterator[str]:
     yield question
 

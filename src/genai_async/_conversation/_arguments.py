@@ -92,7 +92,7 @@ def _is_context(annotation: object, func: Callable[..., Any]) -> bool:
     """Whether a parameter is where a framework puts its own context."""
     try:
         inmost = inspect.unwrap(inner_function(func))
-        names = getattr(inmost, "__globals__", None) or {}
+        names: Mapping[str, object] = getattr(inmost, "__globals__", {})
         return any(
             name in _CONTEXTS or module.partition(".")[0] in _CONTEXTS_OF.get(name, ())
             for module, name in _classes_in(annotation, names)

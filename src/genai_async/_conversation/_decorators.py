@@ -14,7 +14,7 @@ from .._loop import failure_of
 from ._ambient import current_session, start_subagent, start_tool
 from ._arguments import Arguments, function_name, inner_function
 from ._children import TaskOwner
-from ._handle import SpanHandle
+from ._handle import NOT_ERRORS, SpanHandle
 from ._isolated import first_step, stepwise
 from ._messages import Message, TextPart
 from ._session import Session
@@ -46,6 +46,7 @@ def tool(
     description: str | None = None,
     tool_type: str | None = "function",
     hide: Collection[str] = (),
+    not_errors: tuple[type[BaseException], ...] = (),
     attributes: Mapping[str, Any] | None = None,
 ) -> Decorator: ...
 def tool(
@@ -56,6 +57,7 @@ def tool(
     description: str | None = None,
     tool_type: str | None = "function",
     hide: Collection[str] = (),
+    not_errors: tuple[type[BaseException], ...] = (),
     attributes: Mapping[str, Any] | None = None,
 ) -> Any:
     """Record each call of a function as a tool run, under what is current; bare or with options.
@@ -77,14 +79,16 @@ def tool(
         tool_type: As for `Turn.start_tool`.
         hide: Names of parameters that are not recorded; that of `**options` hides all that lands there.
             What is annotated as a framework's context (`RunContext`, `ToolRuntime`, `RunnableConfig`, ...) never is.
+        not_errors: Exceptions that steer the program, as one that asks a person: they end the span without an error.
         attributes: Attributes of your own.
 
     Raises:
-        TypeError: It is no such function, or has no parameter named in `hide`. Put the decorator below `staticmethod`
-            and `classmethod`.
+        TypeError: It is no such function, has no parameter named in `hide`, or `not_errors` is no tuple of exception
+            classes. Put the decorator below `staticmethod` and `classmethod`.
     """
 
     def decorate(func: Callable[..., Any]) -> Any:
+        steering = _exceptions(not_errors)
         said = Arguments(func, hide)
         label = name or function_name(func)
         text = description if description is not None else _summary_of(func)
@@ -92,7 +96,7 @@ def tool(
         def start() -> Tool:
             return start_tool(label, description=text, tool_type=tool_type, attributes=attributes)
 
-        return _traced(func, start, functools.partial(_record_arguments, said), _record_result)
+        return _traced(func, start, functools.partial(_record_arguments, said), _record_result, steering)
 
     return decorate if func is None else decorate(_checked(func))
 
@@ -107,6 +111,7 @@ def subagent(
     description: str | None = None,
     message: str | None = None,
     hide: Collection[str] = (),
+    not_errors: tuple[type[BaseException], ...] = (),
     attributes: Mapping[str, Any] | None = None,
 ) -> Decorator: ...
 def subagent(
@@ -118,6 +123,7 @@ def subagent(
     description: str | None = None,
     message: str | None = None,
     hide: Collection[str] = (),
+    not_errors: tuple[type[BaseException], ...] = (),
     attributes: Mapping[str, Any] | None = None,
 ) -> Any:
     """Record each call of a function as another agent's run, under what is current; bare or with options.
@@ -136,13 +142,16 @@ def subagent(
         message: The parameter that holds what the agent is asked. None takes all of them, or the only one as it is.
         hide: Names of parameters that are not recorded; that of `**options` hides all that lands there.
             What is annotated as a framework's context (`RunContext`, `ToolRuntime`, `RunnableConfig`, ...) never is.
+        not_errors: Exceptions that steer the program, as one that asks a person: they end the span without an error.
         attributes: Attributes of your own.
 
     Raises:
-        TypeError: It is no such function, or has no parameter named `message` or in `hide`.
+        TypeError: It is no such function, has no parameter named `message` or in `hide`, or `not_errors` is no tuple of
+            classes.
     """
 
     def decorate(func: Callable[..., Any]) -> Any:
+        steering = _exceptions(not_errors)
         said = Arguments(func, hide, message)
         label = name or function_name(func)
         text = description if description is not None else _summary_of(func)
@@ -150,7 +159,7 @@ def subagent(
         def start() -> SubAgent:
             return start_subagent(label, model=model, agent_description=text, attributes=attributes)
 
-        return _traced(func, start, functools.partial(_record_question, said), _record_answer)
+        return _traced(func, start, functools.partial(_record_question, said), _record_answer, steering)
 
     return decorate if func is None else decorate(_checked(func))
 
@@ -164,6 +173,7 @@ def turn(
     model: str | None = None,
     message: str | None = None,
     hide: Collection[str] = (),
+    not_errors: tuple[type[BaseException], ...] = (),
     attributes: Mapping[str, Any] | None = None,
 ) -> Decorator: ...
 def turn(
@@ -174,6 +184,7 @@ def turn(
     model: str | None = None,
     message: str | None = None,
     hide: Collection[str] = (),
+    not_errors: tuple[type[BaseException], ...] = (),
     attributes: Mapping[str, Any] | None = None,
 ) -> Any:
     """Record each call of a function as a turn of the current session; bare or with options.
@@ -191,13 +202,16 @@ def turn(
         message: The parameter that holds what the user says. None takes all of them, or the only one as it is.
         hide: Names of parameters that are not recorded; that of `**options` hides all that lands there.
             What is annotated as a framework's context (`RunContext`, `ToolRuntime`, `RunnableConfig`, ...) never is.
+        not_errors: Exceptions that steer the program, as one that asks a person: they end the span without an error.
         attributes: Attributes of your own.
 
     Raises:
-        TypeError: It is no such function, or has no parameter named `message` or in `hide`.
+        TypeError: It is no such function, has no parameter named `message` or in `hide`, or `not_errors` is no tuple of
+            classes.
     """
 
     def decorate(func: Callable[..., Any]) -> Any:
+        steering = _exceptions(not_errors)
         said = Arguments(func, hide, message)
         label = function_name(func)
 
@@ -206,7 +220,7 @@ def turn(
             agent = name or session.agent_name or label
             return session.start_turn(agent_name=agent, model=model, attributes=attributes)
 
-        return _traced(func, start, functools.partial(_record_question, said), _record_answer)
+        return _traced(func, start, functools.partial(_record_question, said), _record_answer, steering)
 
     return decorate if func is None else decorate(_checked(func))
 
@@ -215,6 +229,14 @@ def _checked(func: object) -> Callable[..., Any]:
     if isinstance(func, str):
         raise TypeError(f"options are given by name: name={func!r}")
     return cast("Callable[..., Any]", func)
+
+
+def _exceptions(classes: object) -> tuple[type[BaseException], ...]:
+    """Classes of exceptions; an error at once for anything else, as a call's exception is no time for it."""
+    given = cast("tuple[Any, ...]", classes)
+    if type(classes) is not tuple or not all(isinstance(one, type) and issubclass(one, BaseException) for one in given):
+        raise TypeError("not_errors must be a tuple of exception classes")
+    return given
 
 
 class _Watched(Generic[_Handle]):
@@ -284,9 +306,12 @@ def _traced(
     start: Callable[[], _Handle],
     ask: Callable[[_Handle, tuple[Any, ...], dict[str, Any]], object],
     finish: Callable[[_Handle, Any], object],
+    not_errors: tuple[type[BaseException], ...],
 ) -> Callable[..., Any]:
     def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Handle:
         handle = start()
+        if not_errors and handle.is_recording:
+            handle._waiting[NOT_ERRORS] = not_errors
         _note(handle, ask, args, kwargs)
         return handle
 

@@ -32,7 +32,7 @@ from ._content import Gate
 from ._faults import FieldError, PartError, reason_of
 from ._fields import USAGE_KEYS, Field, count, text
 from ._messages import Usage
-from ._outcome import OTHER, Outcome, message_of, outcome_of, raised_at, stack_of, type_name
+from ._outcome import OTHER, Outcome, alone, message_of, outcome_of, raised_at, stack_of, type_name
 from ._runtime import Runtime
 from ._scope import NOWHERE, Scope, context_with, current_context, enter, leave_one, span_of
 
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 # What a span belongs to and is decides how backends group it.
 _IDENTITY: Final = frozenset({sc.CONVERSATION_ID, sc.OPERATION})
+NOT_ERRORS: Final = "not errors"
+"""Under this, a handle waits with the classes of exceptions that end it without an error."""
 _MAX_OWN: Final = 1_000  # of one mapping: each is looked at on the caller's thread
 _LONGEST_NAME: Final = 64
 _MOST_RECORDED: Final = 64
@@ -486,6 +488,15 @@ class SpanHandle:
             except Exception as exc:
                 self._drop(key, exc)
 
+    def _is_error(self, error: BaseException | str) -> bool:
+        steering: tuple[type[BaseException], ...] = self._waiting.get(NOT_ERRORS, ())
+        if not steering or not isinstance(error, BaseException):
+            return True
+        try:
+            return not isinstance(alone(error), steering)
+        except Exception:  # one that cannot be looked at
+            return True
+
     def _note(self, error: BaseException | str) -> None:
         try:
             self._note_outcome(error)
@@ -543,7 +554,7 @@ class SpanHandle:
         end_ns: int | None = None
         try:
             try:
-                if error is not None:
+                if error is not None and self._is_error(error):
                     self._note(error)
                 if end_time is not None or self._starts_ns is not None:
                     end_ns = self._end_ns(end_time)

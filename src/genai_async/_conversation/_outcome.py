@@ -61,7 +61,7 @@ def _classified(error: BaseException | str) -> Outcome:
         # The class alone says what it was.
         is_kind = isinstance(error, type) and issubclass(error, BaseException)
         return Outcome(class_name(error) if is_kind else OTHER, None)
-    error = _alone(error)
+    error = alone(error)
     if _is_cancelled(error):
         return Outcome(TIMEOUT if is_overdue(error) else CANCELLED, None)
     if isinstance(error, GeneratorExit):
@@ -69,7 +69,7 @@ def _classified(error: BaseException | str) -> Outcome:
     return Outcome(TIMEOUT if is_timeout(error) else type_name(error), error)
 
 
-def _alone(error: BaseException) -> BaseException:
+def alone(error: BaseException) -> BaseException:
     """What a group of one holds; anything else as it is."""
     for _ in range(_MAX_DEPTH):
         members = _members(error)
