@@ -12,6 +12,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+import anyio.to_thread
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -276,6 +277,8 @@ async def test_a_redactor_that_blocks_the_loop_is_not_asked_for_a_while(monkeypa
         assert spans.last().name == "invoke_agent bot"
         assert "dropped" in spans.last().attributes["gen_ai.input.messages"]
         assert spans.faults == {"content after a slow redactor": 2}
+        await anyio.to_thread.run_sync(lambda: session.start_turn("in a thread").end())
+        assert "in a thread" in spans.last().attributes["gen_ai.input.messages"]
         clock.now += 20
         session.start_turn("text 5").end()
         assert "text 5" in spans.last().attributes["gen_ai.input.messages"]
