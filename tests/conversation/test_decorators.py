@@ -82,6 +82,45 @@ async def test_errors_pass_and_are_recorded() -> None:
     assert captured.one("execute_tool track").attributes["error.type"] == "TypeError"
 
 
+async def test_a_plain_function_that_raises_ends_its_span() -> None:
+    """The exception of a plain function fails its span at once, and what was current before is so again."""
+
+    @ga.tool
+    def fail() -> None:
+        assert ga.start_tool("inner").end() is None
+        raise LookupError("no parcel")
+
+    with capture() as captured, ga.Session(), ga.start_turn(agent_name="bot"):
+        with pytest.raises(LookupError, match="no parcel"):
+            fail()
+        assert captured.open == ["invoke_agent bot"]
+        ga.start_tool("after").end()
+    tree = "invoke_agent bot\n  execute_tool fail ! LookupError\n    execute_tool inner\n  execute_tool after"
+    assert_tree(captured, tree)
+    (event,) = captured.one("execute_tool fail").events
+    assert event.attributes["exception.message"] == "no parcel"
+
+
+async def test_a_generator_that_fails_while_it_is_closed() -> None:
+    """What a body raises when it is closed goes on and fails the span, which ends."""
+
+    @ga.tool
+    async def ask() -> AsyncIterator[int]:
+        try:
+            yield 1
+        finally:
+            raise LookupError("no more")
+
+    with capture() as captured, ga.Session():
+        body = ask()
+        await anext(body)
+        with pytest.raises(LookupError, match="no more"):
+            await body.aclose()  # type: ignore[attr-defined]
+    assert captured.open == []
+    span = captured.one("execute_tool ask")
+    assert (span.status, span.attributes["error.type"], span.attributes[RESULT]) == ("ERROR", "LookupError", "[1]")
+
+
 async def test_content_that_is_not_captured() -> None:
     """With capture off neither arguments nor results nor messages are recorded."""
 
@@ -587,6 +626,7 @@ def _of(annotation: Any) -> Any:
         RunContext,
         RunContext[int],
         RunContext[int] | None,
+        None | RunContext[int],
         Optional[RunContext[int]],  # noqa: UP045 - as people write it
         Optional["RunContext[int]"],
         Annotated[RunContext[int], "why"],
@@ -619,7 +659,20 @@ async def test_a_frameworks_context_is_no_argument(annotation: Any) -> None:
 
 @pytest.mark.parametrize(
     "annotation",
-    [str, list[int], Any, Other, Other.Context, "Other.Context", "list[RunContexts]", "Missing", "", 5, Proxy],
+    [
+        str,
+        list[int],
+        Any,
+        Other,
+        Other.Context,
+        "Other.Context",
+        "list[RunContexts]",
+        "Missing",
+        "",
+        5,
+        Proxy,
+        Annotated[int, RunContext],
+    ],
 )
 async def test_other_annotations_hide_nothing(annotation: Any) -> None:
     """What is no framework's context is an argument, whatever stands there as an annotation."""

@@ -505,12 +505,30 @@ def test_a_provider_whose_spans_fail_never_raises(fault: str) -> None:
         tracing.shutdown()
 
 
+def test_own_attributes_that_a_provider_cannot_set_are_counted() -> None:
+    """A provider's span that raises when attributes are set costs these, and nobody else."""
+    tracing = ga.configure(tracer_provider=OddProvider("set_attributes"))
+    try:
+        tool = ga.Session().start_turn().start_tool("t")
+        assert tool.set_attributes({"own": 1}) is tool
+        assert tracing.faults == {"attributes that cannot be set": 1}
+    finally:
+        tracing.shutdown()
+
+
 class Shy(Exception):
     """Shows nothing of itself."""
 
     @property
     def __dict__(self) -> Any:  # type: ignore[override]
         raise RuntimeError("no dict")
+
+
+class Mute(Exception):
+    """Has no message."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
 
 
 class Closed(ExceptionGroup[Exception]):
@@ -531,7 +549,12 @@ class Endless(ExceptionGroup[Exception]):
 
 @pytest.mark.parametrize(
     ("error", "kind"),
-    [(Shy("failed"), "Shy"), (Closed("g", [ValueError()]), "_OTHER"), (Endless("g", [ValueError()]), "Endless")],
+    [
+        (Shy("failed"), "Shy"),
+        (Mute("s3cret"), "Mute"),
+        (Closed("g", [ValueError()]), "_OTHER"),
+        (Endless("g", [ValueError()]), "Endless"),
+    ],
 )
 def test_an_exception_that_cannot_be_looked_at_is_an_error(
     spans: Traced, session: ga.Session, error: Exception, kind: str
@@ -542,6 +565,7 @@ def test_an_exception_that_cannot_be_looked_at_is_an_error(
     span = spans.last()
     assert (span.status, span.attributes["error.type"].rpartition(".")[2]) == ("ERROR", kind)
     assert len(span.events) == 1
+    assert span.status_message == span.events[0].attributes["exception.message"] != "s3cret"
     assert "gen_ai.input.messages" in span.attributes
 
 
