@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict, Unpack
 
 from .._conversation._ids import id_from_outside
 from .._conversation._runtime import note
@@ -19,7 +19,6 @@ from ._websocket import Socket
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from typing_extensions import Unpack
 
 DEFAULT_HEADER: Final = "x-session-id"
 
