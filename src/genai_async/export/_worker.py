@@ -21,6 +21,7 @@ from ._body import body, gzipped
 from ._buffer import Batch, Buffer
 from ._config import ExportConfig
 from ._fork import importing
+from ._pause import Pause
 from ._reply import MAX_REQUEST_BYTES, SendError, verdict
 from ._retry import Action, Verdict
 from ._split import smaller
@@ -45,7 +46,6 @@ _INLINE_JOIN_BYTES = 2 * 2**20
 _INLINE_GZIP_BYTES = 32 * 2**10
 # A thousand times as many may come out of an answer's compression.
 _INLINE_REPLY_BYTES = 1024
-_IMPATIENT_DELAY = 1.0
 _CLOSE_TIMEOUT = 0.1
 
 
@@ -71,17 +71,14 @@ class Worker:
         self.rejected = 0
         self._wanted = 0
         self._open = 0
-        self._failures = 0
-        self._failed_at = 0.0
-        self._resume_at = 0.0
-        self._held_until = 0.0
+        self._pause = Pause(config.retry)
 
     def want(self, position: int) -> None:
         """Somebody waits for the spans up to this number: send at once, even if the collector failed lately."""
         self._wanted = max(self._wanted, position)
         if self._store is not None:
             self._store.is_hurried = True
-        self._resume_at = min(self._resume_at, self._failed_at + self._config.retry.initial)
+        self._pause.hurry()
         self.signal.set()
 
     def close(self, deadline: float) -> None:
@@ -174,14 +171,14 @@ class Worker:
         if self._open or self._buffer.unsettled(0, self._buffer.position):
             return False
         # What is on disk is sent while that goes well, and may stay there otherwise.
-        return self._store is None or self._store.is_empty or self._failures > 0
+        return self._store is None or self._store.is_empty or self._pause.is_failing
 
     def _due(self, now: float) -> float:
         """When the next batch may leave; infinity if only a signal can change the answer."""
         # After a failure one request at a time asks whether the collector is back.
-        if self._open >= (1 if self._failures else self._config.max_requests):
+        if self._open >= (1 if self._pause.is_failing else self._config.max_requests):
             return math.inf
-        return max(self._ready(now), self._resume_at, self._held_until)
+        return max(self._ready(now), self._pause.until)
 
     def _ready(self, now: float) -> float:
         if self._buffer.has_returned():
@@ -252,11 +249,12 @@ class Worker:
         if decided.action is Action.RETRY:
             batch.attempts += 1
             self._buffer.put_back(batch)
-            self._fail(decided.after)
+            is_hurried = bool(self._watches) or self.is_closing
+            chance = random.random()  # noqa: S311 (no secret)
+            self._pause.fail(self._clock(), chance, after=decided.after, is_hurried=is_hurried)
             self._troubles.report("retry", f"{where} does not take spans, they are kept for later: {detail}", count)
             return
-        self._failures = 0
-        self._resume_at = 0.0
+        self._pause.succeed()
         if parts:
             if batch.load is not None:
                 batch.load.is_split = True
@@ -270,18 +268,6 @@ class Worker:
             reason = "too_large" if decided.action is Action.SPLIT else decided.reason
             self._buffer.settle(batch, {reason: count})
             self._troubles.report(reason, f"{where} refused spans for good ({reason}): {detail}", count)
-
-    def _fail(self, after: float | None) -> None:
-        now = self._clock()
-        if now >= self._resume_at:  # requests that fail together count once
-            self._failures += 1
-        self._failed_at = now
-        delay = self._config.retry.delay(self._failures or 1, random.random())  # noqa: S311 (no secret)
-        if self._watches or self.is_closing:
-            delay = min(delay, max(_IMPATIENT_DELAY, self._config.retry.initial))
-        self._resume_at = now + delay
-        if after is not None:
-            self._held_until = max(self._held_until, now + after)
 
     def leave(self) -> None:
         """The exporter is closed: say what was not said, and leave the directory of the spool."""
