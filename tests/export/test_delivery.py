@@ -338,7 +338,7 @@ async def test_large_answers_are_read_elsewhere() -> None:
 
 async def test_requests_over_the_cap_are_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is over the cap on requests is split without asking the collector."""
-    monkeypatch.setattr("genai_async.export._worker.MAX_REQUEST_BYTES", 2000)
+    monkeypatch.setattr("genai_async.export._sender.MAX_REQUEST_BYTES", 2000)
     async with collector() as server, running(endpoint=server.url) as exporter:
         feed(exporter, 20)
         assert (await exporter.flush(5)).delivered == 20

@@ -10,20 +10,18 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import anyio
 
 from .._loop import Signal, is_cancellation
-from ._body import body, gzipped
 from ._buffer import Batch, Buffer
 from ._config import ExportConfig
-from ._fork import importing
 from ._pause import Pause
-from ._reply import MAX_REQUEST_BYTES, SendError, verdict
+from ._reply import SendError, verdict
 from ._retry import Action, Verdict
+from ._sender import Sender
 from ._split import smaller
 from ._stats import Drop
 from ._suppress import sending_context, suppressed
@@ -35,18 +33,11 @@ if TYPE_CHECKING:
 
     from ._spool import Load
     from ._store import Store
-    from ._transport import Transport
 
 __all__ = ["Worker"]
 
-_T = TypeVar("_T")
-
-# About what takes a millisecond here: joining runs at some GB/s, compressing at some 50 MB/s.
-_INLINE_JOIN_BYTES = 2 * 2**20
-_INLINE_GZIP_BYTES = 32 * 2**10
-# A thousand times as many may come out of an answer's compression.
+# A thousand times as many may come out of an answer's compression, and so much takes about a millisecond.
 _INLINE_REPLY_BYTES = 1024
-_CLOSE_TIMEOUT = 0.1
 
 
 class Worker:
@@ -92,58 +83,58 @@ class Worker:
 
         Cancellation ends it at once; what was in flight waits in the buffer again.
         """
-        session = _Session(self._config, is_alone=is_alone)
+        sender = Sender(self._config, is_alone=is_alone)
         self._open = 0
         try:
-            await session.off_loop(sending_context)
+            await sender.off_loop(sending_context)
             with suppressed():
                 async with anyio.create_task_group() as group:
-                    group.start_soon(session.warm)
-                    await self._serve(group, session)
+                    group.start_soon(sender.warm)
+                    await self._serve(group, sender)
                     group.cancel_scope.cancel()
         finally:
             self._buffer.put_all_back()
             if self._store is not None:
                 self._store.give_all_back()
             with anyio.CancelScope(shield=True), suppress(Exception):
-                await session.aclose()
+                await sender.aclose()
 
-    async def _serve(self, group: TaskGroup, session: _Session) -> None:
+    async def _serve(self, group: TaskGroup, sender: Sender) -> None:
         if self._store is not None:
             # Beside the sending: a disk that hangs must not hold it up.
             self._store.expect(self._clock())
-            group.start_soon(self._open_store, self._store, session)
+            group.start_soon(self._open_store, self._store, sender)
         while not self._is_done():
             self.signal.clear()
             self.tell_drops()
             now = self._clock()
             due = self._due(now)
-            if due <= now and self._begin(group, session, now):
+            if due <= now and self._begin(group, sender, now):
                 continue
             stow_due = math.inf if self._store is None else self._store.stow_due(now)
             if stow_due <= now and (batch := self._buffer.take_fresh()) is not None:
-                self._begin_to_stow(group, session, batch)
+                self._begin_to_stow(group, sender, batch)
                 continue
             with anyio.move_on_after(max(min(due, stow_due, self.close_at) - now, 0)):
                 await self.signal.wait()
 
-    async def _open_store(self, store: Store, session: _Session) -> None:
-        await store.open(session.off_loop)
+    async def _open_store(self, store: Store, sender: Sender) -> None:
+        await store.open(sender.off_loop)
         self.signal.set()
 
-    def _begin(self, group: TaskGroup, session: _Session, now: float) -> bool:
+    def _begin(self, group: TaskGroup, sender: Sender, now: float) -> bool:
         """Start a request, if there is something to send."""
         batch = self._buffer.take(fresh=not self._stores(now) and self._fresh_due() <= now)
         if batch is not None:
-            group.start_soon(self._deliver, batch, session)
+            group.start_soon(self._deliver, batch, sender)
         elif self._store is not None and (load := self._store.next_load()) is not None:
-            group.start_soon(self._deliver_load, load, session, self._store)
+            group.start_soon(self._deliver_load, load, sender, self._store)
         else:
             return False
         self._open += 1
         return True
 
-    def _begin_to_stow(self, group: TaskGroup, session: _Session, batch: Batch) -> None:
+    def _begin_to_stow(self, group: TaskGroup, sender: Sender, batch: Batch) -> None:
         store = self._store
         if store is None:
             return
@@ -151,7 +142,7 @@ class Worker:
 
         async def stow() -> None:
             try:
-                await store.stow(batch, session.off_loop)
+                await store.stow(batch, sender.off_loop)
             except BaseException as exc:
                 await _pass_own(exc)
                 self._buffer.put_back(batch)
@@ -195,19 +186,19 @@ class Worker:
             return 0.0
         return oldest + self._config.schedule_delay
 
-    async def _deliver_load(self, load: Load, session: _Session, store: Store) -> None:
-        batch = await store.read(load, session.off_loop)
+    async def _deliver_load(self, load: Load, sender: Sender, store: Store) -> None:
+        batch = await store.read(load, sender.off_loop)
         if batch is not None:
-            await self._deliver(batch, session)
+            await self._deliver(batch, sender)
         else:
             self._open -= 1
             self.signal.set()
 
-    async def _deliver(self, batch: Batch, session: _Session) -> None:
+    async def _deliver(self, batch: Batch, sender: Sender) -> None:
         try:
             with suppressed():
-                decided = await self._attempt(batch, session)
-                parts = await session.off_loop(smaller, batch) if decided.action is Action.SPLIT else []
+                decided = await self._attempt(batch, sender)
+                parts = await sender.off_loop(smaller, batch) if decided.action is Action.SPLIT else []
         except Exception as exc:  # ours or a transport's: such a batch would fail again and again
             decided, parts = Verdict(Action.DROP, "unsendable", detail=type(exc).__name__), []
         except BaseException as exc:
@@ -219,27 +210,27 @@ class Worker:
                 if not batch.load.is_split:
                     self._store.returned(batch.load)
             elif not parts:
-                await self._store.settled(batch.load, len(batch.spans), session.off_loop)
+                await self._store.settled(batch.load, len(batch.spans), sender.off_loop)
         self._open -= 1
         self._watches.tell()
         self.signal.set()
 
-    async def _attempt(self, batch: Batch, session: _Session) -> Verdict:
-        content = await session.content(batch)
+    async def _attempt(self, batch: Batch, sender: Sender) -> Verdict:
+        content = await sender.content(batch)
         if content is None:
             return Verdict(Action.SPLIT, detail="over the cap on requests")
         self.requests += 1
         self.retried += batch.attempts > 0
         try:
             with anyio.fail_after(self._config.timeout):
-                transport = await session.transport()
-                reply = await transport.post(content, session.headers)
+                transport = await sender.transport()
+                reply = await transport.post(content, sender.headers)
         except SendError as fault:
             return Verdict(Action.RETRY if fault.is_retryable else Action.DROP, "unsendable", detail=fault.kind)
         except TimeoutError:
             return Verdict(Action.RETRY, detail="timeout")
         if len(reply.raw) > _INLINE_REPLY_BYTES:
-            return await session.off_loop(verdict, reply, len(batch.spans), time.time())
+            return await sender.off_loop(verdict, reply, len(batch.spans), time.time())
         return verdict(reply, len(batch.spans), time.time())
 
     def _apply(self, batch: Batch, decided: Verdict, parts: list[Batch]) -> None:
@@ -299,62 +290,6 @@ class Worker:
                     self._config.on_drop(Drop(reason, count, self._troubles.latest or ""))
 
 
-class _Session:
-    """The connections of one run of the worker, and the choice of where to work."""
-
-    def __init__(self, config: ExportConfig, *, is_alone: bool) -> None:
-        self._config = config
-        self._is_alone = is_alone
-        self._is_gzip = config.compression == "gzip"
-        self._lock = anyio.Lock()
-        # Not the default limiter: the program's own work in threads must not hold up delivery, nor the reverse.
-        self._threads = anyio.CapacityLimiter(config.max_requests)
-        self._transport: Transport | None = None
-        self.headers = {"Content-Encoding": "gzip"} if self._is_gzip else {}
-
-    async def warm(self) -> None:
-        """Make the connections' set-up ready before the first batch; what fails here fails again there, and counts."""
-        with suppress(Exception):
-            await self.transport()
-
-    async def transport(self) -> Transport:
-        """The connections, made when first asked for.
-
-        Raises:
-            SendError: They cannot be made now.
-        """
-        async with self._lock:
-            if self._transport is None:
-                self._transport = await self.off_loop(_connect, self._config)
-            return self._transport
-
-    async def content(self, batch: Batch) -> bytes | None:
-        """The bytes to send, or None if they are more than may be sent."""
-        size = batch.size_bytes
-        if size > MAX_REQUEST_BYTES:
-            return None
-        if size > (_INLINE_GZIP_BYTES if self._is_gzip else _INLINE_JOIN_BYTES):
-            return await self.off_loop(self._content, batch)
-        return self._content(batch)
-
-    def _content(self, batch: Batch) -> bytes | None:
-        content = body(batch.spans)
-        if len(content) > MAX_REQUEST_BYTES:
-            return None
-        return gzipped(content) if self._is_gzip else content
-
-    async def off_loop(self, func: Callable[..., _T], *args: Any) -> _T:
-        """Call `func` where it holds nobody up."""
-        if self._is_alone:
-            return func(*args)
-        return await anyio.to_thread.run_sync(func, *args, abandon_on_cancel=True, limiter=self._threads)
-
-    async def aclose(self) -> None:
-        if self._transport is not None:
-            with anyio.move_on_after(_CLOSE_TIMEOUT):
-                await self._transport.aclose()
-
-
 async def _pass_own(exc: BaseException) -> None:
     """Let a cancellation of the worker go on; one of this task or request alone was somebody's who cancels all tasks.
 
@@ -364,15 +299,3 @@ async def _pass_own(exc: BaseException) -> None:
     if not is_cancellation(exc):
         raise exc
     await anyio.lowlevel.checkpoint_if_cancelled()
-
-
-def _connect(config: ExportConfig) -> Transport:
-    # httpx takes 0.1 s and more to import, TLS as long to set up: here it happens in a thread. OpenSSL has locks of its
-    # own, which stay locked in a child that is forked meanwhile, so forks wait for both.
-    try:
-        with importing:
-            from ._transport import Transport
-
-            return Transport(config.with_credentials())
-    except Exception as exc:  # a proxy that cannot be used, a store that cannot be read: it may be mended while we wait
-        raise SendError(f"cannot set up the connection: {type(exc).__name__}", is_retryable=True) from exc
