@@ -6,6 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from genai_async.export import ExportConfig, Exporter, RetryPolicy
 from genai_async.export._body import body
 from genai_async.export._encode import Encoder
 from genai_async.export._line import look, parse
-from genai_async.export._spool import Spool
+from genai_async.export._spool import Segment, Spool
 
 from .support import FAST, Answer, Seen, always, balanced, collector, feed, ok, running, span
 
@@ -430,3 +431,50 @@ async def test_closing_is_quick_when_all_is_on_disk(tmp_path: Path) -> None:
         await exporter.aclose(20)
         assert time.monotonic() - begun < 5
         assert exporter.stats().spooled == 3
+
+
+async def test_closing_while_the_directory_opens(tmp_path: Path, opening: threading.Event) -> None:
+    """An end that comes before it is known what a dead process left sends that, and does not wait for its turn."""
+    _leave(tmp_path, 5)
+    async with collector() as server, running(endpoint=server.url, spool=tmp_path, schedule_delay=60) as exporter:
+        async with anyio.create_task_group() as group:
+            group.start_soon(exporter.aclose, 5)
+            await anyio.wait_all_tasks_blocked()
+            opening.set()
+        assert exporter.stats().delivered == 5
+        assert sorted(server.accepted) == [1, 2, 3, 4, 5]
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_flushing_while_the_directory_opens(tmp_path: Path, opening: threading.Event) -> None:
+    """Who flushes before it is known what a dead process left has that sent at once, too."""
+    _leave(tmp_path, 5)
+    async with collector() as server, running(endpoint=server.url, spool=tmp_path, schedule_delay=60) as exporter:
+        async with anyio.create_task_group() as group:
+            feed(exporter, 1, 6)
+            group.start_soon(exporter.flush, 5)
+            await anyio.wait_all_tasks_blocked()
+            opening.set()
+        assert await _until(lambda: exporter.stats().delivered == 6)
+        assert sorted(server.accepted) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.fixture
+def opening(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """A disk that is slow with a directory: nothing is known of it before this is set."""
+    done = threading.Event()
+    look_around = Spool.open
+
+    def slowly(spool: Spool) -> list[Segment]:
+        assert done.wait(5)
+        return look_around(spool)
+
+    monkeypatch.setattr(Spool, "open", slowly)
+    return done
+
+
+def _leave(directory: Path, count: int) -> None:
+    """A segment of a dead process."""
+    encoder = Encoder()
+    spans = [(encoder.group(item), encoder.span(item)) for item in map(span, range(1, count + 1))]
+    (directory / f"{'0' * 16}-0000000001.jsonl").write_bytes(body(spans))

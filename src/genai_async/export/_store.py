@@ -68,7 +68,8 @@ class Store:
         """When the next spans on disk are to be sent."""
         spool, config = self._spool, self._config
         if (oldest := spool.oldest) is None:
-            self.is_hurried = self.is_hurried and (self.is_busy or self._buffer.oldest() is not None)
+            is_all_known = not self._is_opening and not self.is_busy and self._buffer.oldest() is None
+            self.is_hurried = self.is_hurried and not is_all_known
             return math.inf
         is_full = spool.waiting_spans >= config.max_batch_spans or spool.waiting_bytes >= config.max_batch_bytes
         if is_full or self.is_hurried:
