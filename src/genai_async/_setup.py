@@ -219,7 +219,7 @@ class Tracing:
         deadline = self._deadline(timeout)
         self._uninstall()
         result = _NOTHING_TOLD if self._exporter is None else self._exporter.shutdown(timeout)
-        if result.complete:
+        if result.complete or (self._exporter is not None and self._exporter.is_closed):
             self._result = result
             if self._owns_provider:
                 self._shutdown_provider()

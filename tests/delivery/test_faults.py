@@ -186,4 +186,4 @@ async def test_asking_again_and_again(host: Host, tmp_path: Path) -> None:
             feed(exporter, _SPANS)
             with anyio.fail_after(40):  # the loop spins: a sending thread gets its turn of the interpreter now and then
                 while exporter.stats().delivered < _SPANS:
-                    await exporter.flush(1)  # complete once all is on disk
+                    await exporter.flush()  # ends once all is on disk

@@ -222,6 +222,7 @@ pathlib.Path.iterdir = lambda self: hang.wait(20) and []  # as a mount does whos
 async def main():
     begun = time.monotonic()
     async with ga.tracing(endpoint=url, spool=sys.argv[2], schedule_delay=0.01, shutdown_timeout=1) as t:
+        await t.flush()  # though nobody knows what others left there
         turns(3)
         print((await t.flush(10)).delivered)
     print(time.monotonic() - begun < 5)

@@ -11,13 +11,15 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from tests.pace import Lateness
 
 import genai_async as ga
+from genai_async.export import FlushResult
 from genai_async.testing import Collector
 
 from .programs import run, started
@@ -429,3 +431,21 @@ anyio.run(main)
     assert done.stdout.startswith("20 0 0 the spool cannot be used")
     _once(collector, 20)
     assert not [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"]
+
+
+def test_a_shutdown_that_leaves_spans_on_disk(tmp_path: Path) -> None:
+    """What stays in a spool does not keep a set-up from its end: what others added to its provider ends once, too."""
+
+    class Ends(SpanProcessor):
+        seen = 0
+
+        def shutdown(self) -> None:
+            self.seen += 1
+
+    ends = Ends()
+    tracing = ga.configure(endpoint="http://127.0.0.1:1", spool=tmp_path)
+    cast(TracerProvider, tracing.provider).add_span_processor(ends)
+    _turn()
+    assert tracing.shutdown() == FlushResult(delivered=0, dropped={}, pending=1, spooled=1)
+    assert tracing.shutdown().spooled == 1
+    assert ends.seen == 1

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from genai_async.export._buffer import ENTRY_BYTES, Batch, Buffer
 from genai_async.export._split import smaller
+from genai_async.export._spool import Load, Segment
 from genai_async.export._trim import trim
 
 _GROUP = (b"r", b"s")
@@ -159,8 +161,40 @@ def test_what_is_given_up_cannot_be_settled() -> None:
     buffer.drop_all("shutdown")
     buffer.settle(batch)
     buffer.put_back(batch)
-    buffer.stow(batch)
+    buffer.stow(batch, _segment(1))
     assert (buffer.books().delivered, buffer.books().dropped) == (0, {"shutdown": 1})
+
+
+def _segment(count: int) -> Segment:
+    return Segment(Path(), count, 0, 0.0)
+
+
+def _inherited(count: int) -> Segment:
+    return Segment(Path(), count, 0, 0.0, is_inherited=True)
+
+
+def test_numbers_on_disk() -> None:
+    """A range of numbers is on disk until its segments are released; what was inherited comes before all numbers."""
+    buffer = _buffer()
+    for _ in range(9):
+        buffer.add(_GROUP, b"x")
+    inherited, *segments = _inherited(5), _segment(3), _segment(3), _segment(3)
+    buffer.adopt(inherited)
+    for segment in segments:
+        batch = buffer.take_fresh()
+        assert batch is not None
+        buffer.stow(batch, segment)
+    assert buffer.unsettled(0, 9) == 0
+    assert _balanced(buffer)
+    assert [buffer.stowed(last) for last in (0, 1, 3, 5, 9, 12)] == [5, 6, 8, 10, 14, 14]
+    ranges = ((-1, 0), (0, 0), (0, 1), (2, 3), (3, 4), (9, 9), (8, 12))
+    assert [buffer.has_stowed(*ends) for ends in ranges] == [True, False, True, True, True, False, True]
+    buffer.release(Load([inherited, segments[1]], 8))
+    buffer.release(Load([inherited], 5))
+    assert [buffer.stowed(last) for last in (0, 3, 5, 6, 9)] == [0, 3, 3, 3, 6]
+    assert [buffer.has_stowed(*ends) for ends in ((-1, 0), (3, 6), (3, 7), (0, 3))] == [False, False, True, True]
+    buffer.adopt(_inherited(1))  # late, from a directory that did not answer before
+    assert [buffer.has_stowed(*ends) for ends in ((-1, 0), (3, 6), (3, 7), (0, 3))] == [True, False, True, True]
 
 
 def test_what_flew_when_its_sender_went_counts_as_tried() -> None:

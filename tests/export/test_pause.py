@@ -74,6 +74,20 @@ def test_who_waits_is_asked_for_a_second_at_most() -> None:
     assert [later - before for before, later in itertools.pairwise(moments)] == [0.25, 0.5, 1, 1]
 
 
+def test_whether_the_collector_has_declined(pause: Pause) -> None:
+    """It has if the latest request failed, and that after somebody began to wait, or if it asks to be left alone."""
+    assert not pause.is_declined(0, 0)
+    pause.fail(100, 0)
+    assert pause.is_declined(99, 200)
+    assert not pause.is_declined(101, 200)
+    pause.succeed()
+    assert not pause.is_declined(99, 200)
+    pause.fail(150, 0, after=100)
+    pause.succeed()
+    assert pause.is_declined(200, 249)
+    assert not pause.is_declined(200, 251)
+
+
 def test_what_the_collector_asks_for_is_kept(pause: Pause) -> None:
     """Neither those who wait nor the answers to other requests shorten what a collector asked for."""
     pause.fail(100, 0, after=60)

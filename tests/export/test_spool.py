@@ -18,7 +18,7 @@ import pytest
 from google.protobuf import json_format
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
-from genai_async.export import ExportConfig, Exporter, RetryPolicy
+from genai_async.export import ExportConfig, Exporter, FlushResult, RetryPolicy
 from genai_async.export._body import body
 from genai_async.export._encode import Encoder
 from genai_async.export._line import look, parse
@@ -40,8 +40,7 @@ async def test_delivered_spans_leave_no_file(tmp_path: Path) -> None:
     spool = tmp_path / "a" / "b"
     async with collector() as server, running(endpoint=server.url, spool=spool) as exporter:
         feed(exporter, 20)
-        assert (await exporter.flush(5)).complete
-        assert await _until(lambda: exporter.stats().delivered == 20)
+        assert await exporter.flush(5) == FlushResult(delivered=20, dropped={}, pending=0)
         assert balanced(exporter)
         assert sorted(server.accepted) == list(range(1, 21))
         assert stat.S_IMODE(spool.stat().st_mode) == 0o700
@@ -57,21 +56,20 @@ async def _until(condition: Any) -> bool:
 
 
 async def test_spans_outlive_a_dead_collector(tmp_path: Path) -> None:
-    """With nobody listening flush is done when all is on disk, and the next exporter delivers it."""
+    """With nobody listening flush ends when all is on disk, and says so; the next exporter delivers it."""
     async with running(endpoint=_NOWHERE, spool=tmp_path) as exporter:
         feed(exporter, 20)
-        outcome = await exporter.flush(5)
-        assert (outcome.pending, outcome.delivered) == (0, 0)
+        assert await exporter.flush() == FlushResult(delivered=0, dropped={}, pending=20, spooled=20)
         assert balanced(exporter)
         assert exporter.stats().spooled + exporter.stats().in_flight == 20
-        assert dict((await exporter.aclose(5)).dropped) == {}
+        assert await exporter.aclose(5) == FlushResult(delivered=0, dropped={}, pending=20, spooled=20)
         assert (exporter.stats().spooled, exporter.stats().queue_bytes) == (20, 0)
     for path in _segments(tmp_path):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         for line in path.read_bytes().splitlines():
             assert json_format.Parse(line, TracesData()).resource_spans
     async with collector() as server, running(endpoint=server.url, spool=tmp_path) as exporter:
-        assert await _until(lambda: exporter.stats().delivered == 20)
+        assert await exporter.flush(5) == FlushResult(delivered=20, dropped={}, pending=0)
         assert exporter.stats().ended == 20
         assert sorted(server.accepted) == list(range(1, 21))
     assert list(tmp_path.iterdir()) == []
@@ -86,7 +84,7 @@ async def test_living_neighbours_are_left_alone(tmp_path: Path) -> None:
     ):
         feed(first, 5)
         feed(second, 5, 6)
-        await first.flush(5)
+        await first.flush()
         assert await _until(lambda: second.stats().delivered == 5)
         assert sorted(server.accepted) == [6, 7, 8, 9, 10]
         assert first.stats().spooled + first.stats().in_flight == 5
@@ -130,7 +128,7 @@ async def test_a_split_batch_that_stays(tmp_path: Path) -> None:
 
     async with collector(script) as server, running(endpoint=server.url, spool=tmp_path) as exporter:
         feed(exporter, 4)
-        await exporter.flush(5)
+        await exporter.flush()
         assert await _until(lambda: exporter.stats().retried > 2)
         await exporter.aclose(0.1)
         assert (exporter.stats().spooled, exporter.stats().dropped) == (4, {})
@@ -144,7 +142,7 @@ async def test_caps(tmp_path: Path) -> None:
     options: dict[str, Any] = {"endpoint": _NOWHERE, "spool": tmp_path, "max_batch_spans": 5}
     async with running(**options, max_spool_bytes=3000) as exporter:
         feed(exporter, 100)
-        await exporter.flush(5)
+        await exporter.flush()
         stats = exporter.stats()
         assert stats.dropped["spool_full"] + stats.spooled + stats.in_flight == 100
         assert sum(path.stat().st_size for path in _segments(tmp_path)) <= 3000
@@ -154,7 +152,7 @@ async def test_caps(tmp_path: Path) -> None:
     old = len(_segments(tmp_path))
     async with running(**options, max_spool_age=60) as exporter:
         feed(exporter, 5)
-        await exporter.flush(5)
+        await exporter.flush()
         assert await _until(lambda: exporter.stats().dropped == {"spool_expired": old * 5})
         assert await _until(lambda: len(_segments(tmp_path)) == 1)  # files go a moment after the books say so
 
@@ -198,7 +196,7 @@ async def test_segments_that_are_replaced(tmp_path: Path) -> None:
     """A link or a FIFO in the place of a segment is not read: its spans are lost, and counted so."""
     async with running(endpoint=_NOWHERE, spool=tmp_path / "s") as exporter:
         feed(exporter, 1)
-        await exporter.flush(5)
+        await exporter.flush()
         segment = _segments(tmp_path / "s")[0]
         segment.rename(tmp_path / "elsewhere")
         os.mkfifo(segment)
@@ -209,7 +207,7 @@ async def test_segments_that_vanish(tmp_path: Path) -> None:
     """Spans whose file somebody deleted or damaged are counted as lost, and nothing else suffers."""
     async with running(endpoint=_NOWHERE, spool=tmp_path) as exporter:
         feed(exporter, 3)
-        await exporter.flush(5)
+        await exporter.flush()
         for path in _segments(tmp_path):
             path.unlink()
         assert await _until(lambda: exporter.stats().dropped.get("spool_corrupt") == 3)
@@ -226,7 +224,7 @@ async def test_segments_that_grow(tmp_path: Path) -> None:
     patient = RetryPolicy(initial=1, jitter=0)
     async with collector(script) as server, running(endpoint=server.url, spool=tmp_path, retry=patient) as exporter:
         feed(exporter, 1)
-        await exporter.flush(5)
+        await exporter.flush()
         # The first request has failed: nobody reads the file before the next one.
         assert await _until(lambda: exporter.stats().last_error is not None)
         segment = _segments(tmp_path)[0]
@@ -244,7 +242,7 @@ async def test_a_lock_that_is_tidied_away(tmp_path: Path, is_all: bool) -> None:
     """Who removes old files of a living process does not make it pass for dead; nor does it end the spool."""
     async with running(endpoint=_NOWHERE, spool=tmp_path / "s") as exporter:
         feed(exporter, 1)
-        await exporter.flush(5)
+        await exporter.flush()
         for path in (tmp_path / "s").iterdir():
             if is_all or path.suffix == ".lock":
                 path.unlink()
@@ -252,7 +250,7 @@ async def test_a_lock_that_is_tidied_away(tmp_path: Path, is_all: bool) -> None:
             (tmp_path / "s").rmdir()
         assert await _until(lambda: list(tmp_path.glob("s/*.lock")))
         feed(exporter, 1, 2)
-        await exporter.flush(5)
+        await exporter.flush()
         async with collector() as server, running(endpoint=server.url, spool=tmp_path / "s") as neighbour:
             feed(neighbour, 1, 9)
             assert await _until(lambda: neighbour.stats().delivered == 1)
@@ -377,15 +375,15 @@ while True:
     spans = [provider.get_tracer("t").start_span("s") for _ in range(10)]
     for span in spans:
         span.end()
-    outcome = exporter.flush_blocking(10)
-    assert outcome.complete
+    outcome = exporter.flush_blocking()
+    assert outcome.pending == outcome.spooled
     ids = "".join(format(span.get_span_context().span_id, "016x") for span in spans)
     os.write(1, ids.encode())
 """
 
 
 async def test_kill_9(tmp_path: Path) -> None:
-    """Whatever flush said is settled arrives after the process was killed at a random moment, again and again."""
+    """Whatever flush said is on disk arrives after the process was killed at a random moment, again and again."""
     accepted: set[int] = set()
     for _ in range(3):
         command = [sys.executable, "-c", _PROGRAM, str(tmp_path)]
@@ -410,7 +408,7 @@ def test_a_forked_child_leaves_the_parents_spans(tmp_path: Path) -> None:
     """A child neither sends nor deletes what its parent keeps on disk, nor does it free the parent's place."""
     exporter = Exporter(ExportConfig.resolve(endpoint=_NOWHERE, spool=tmp_path, retry=FAST))
     feed(exporter, 3)
-    assert exporter.flush_blocking(5).complete
+    assert exporter.flush_blocking().spooled == 3
     before = sorted(tmp_path.iterdir())
     child = os.fork()
     if not child:
@@ -446,17 +444,87 @@ async def test_closing_while_the_directory_opens(tmp_path: Path, opening: thread
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_flushing_while_the_directory_opens(tmp_path: Path, opening: threading.Event) -> None:
+@pytest.mark.parametrize("count", [0, 1])
+async def test_flushing_while_the_directory_opens(count: int, tmp_path: Path, opening: threading.Event) -> None:
     """Who flushes before it is known what a dead process left has that sent at once, too."""
     _leave(tmp_path, 5)
     async with collector() as server, running(endpoint=server.url, spool=tmp_path, schedule_delay=60) as exporter:
         async with anyio.create_task_group() as group:
-            feed(exporter, 1, 6)
+            feed(exporter, count, 6)
             group.start_soon(exporter.flush, 5)
             await anyio.wait_all_tasks_blocked()
             opening.set()
-        assert await _until(lambda: exporter.stats().delivered == 6)
-        assert sorted(server.accepted) == [1, 2, 3, 4, 5, 6]
+        assert exporter.stats().delivered == 5 + count
+        assert sorted(server.accepted) == list(range(1, 6 + count))
+
+
+async def test_flush_waits_for_the_collector(tmp_path: Path) -> None:
+    """What is on disk is not delivered yet: who waits is told so at the deadline, and else when it has arrived."""
+    gate = anyio.Event()
+
+    async def script(seen: Seen) -> Answer | None:
+        await gate.wait()
+        return await ok(seen)
+
+    async with collector(script) as server, running(endpoint=server.url, spool=tmp_path) as exporter:
+        feed(exporter, 3)
+        assert await exporter.flush(0.2) == FlushResult(delivered=0, dropped={}, pending=3, spooled=3)
+        assert not await exporter.settled(0, 1, 0.1)
+        gate.set()
+        assert await exporter.settled(0, 1, 5)
+        assert await exporter.flush(5) == FlushResult(delivered=3, dropped={}, pending=0)
+        assert sorted(server.accepted) == [1, 2, 3]
+
+
+async def test_flush_outlasts_failures(tmp_path: Path) -> None:
+    """Within its timeout flush goes on when the collector fails; without one the disk is enough then."""
+    answers = [Answer(503), Answer(503), None, Answer(503)]
+
+    async def script(seen: Seen) -> Answer | None:
+        return answers.pop() if answers else await ok(seen)
+
+    async with collector(script) as server, running(endpoint=server.url, spool=tmp_path) as exporter:
+        feed(exporter, 3)
+        outcome = await exporter.flush()
+        assert (outcome.pending, outcome.spooled) == (3, 3)
+        assert await exporter.flush(5) == FlushResult(delivered=3, dropped={}, pending=0)
+        assert await exporter.flush() == FlushResult(delivered=3, dropped={}, pending=0)
+
+
+async def test_flush_does_not_wait_out_what_the_collector_asks_for(tmp_path: Path) -> None:
+    """Without a timeout flush ends when the spans are on disk and the collector wants to be left alone for an hour."""
+    busy = always(Answer(503, [("retry-after", "3600")]))
+    async with collector(busy) as server, running(endpoint=server.url, spool=tmp_path) as exporter:
+        for number in (1, 2):
+            feed(exporter, 1, number)
+            with anyio.fail_after(5):
+                assert (await exporter.flush()).spooled == number
+                assert not await exporter.settled(0, number)
+        assert len(server.seen) == 1
+
+
+async def test_a_flush_does_not_wait_for_what_ends_later(tmp_path: Path) -> None:
+    """Each flush waits for the spans that ended before it, wherever they are."""
+    gate = anyio.Event()
+
+    async def script(seen: Seen) -> Answer | None:
+        if 2 in seen.ids:
+            await gate.wait()
+        return await ok(seen)
+
+    async with (
+        collector(script) as server,
+        running(endpoint=server.url, spool=tmp_path, schedule_delay=60, max_batch_spans=1) as exporter,
+        anyio.create_task_group() as group,
+    ):
+        feed(exporter, 1)
+        group.start_soon(exporter.flush, 5)
+        feed(exporter, 1, 2)
+        assert await exporter.settled(0, 1, 5)
+        assert not await exporter.settled(1, 2, 0.1)
+        assert (await exporter.flush(0.1)).spooled == 1
+        gate.set()
+        assert (await exporter.flush(5)).complete
 
 
 @pytest.fixture

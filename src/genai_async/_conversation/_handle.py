@@ -346,13 +346,12 @@ class SpanHandle:
     async def delivered(self, timeout: float | None = None) -> bool:
         """Wait until this span and those under it that have ended were delivered, or dropped and counted.
 
-        With a spool, what is safe on disk counts as delivered here.
-
         Args:
-            timeout: The most seconds to wait; None waits as long as it takes.
+            timeout: The most seconds to wait; None waits as long as it takes, but not for a collector that does not
+                take spans which are safe in the spool.
 
         Returns:
-            False if the time ran out first, and at once while the span is still open: it cannot have arrived.
+            False if the wait ended first, and at once while the span is still open: it cannot have arrived.
         """
         if self.is_recording:
             return False

@@ -17,7 +17,7 @@ import msgspec
 from ._encode import Group
 
 if TYPE_CHECKING:
-    from ._spool import Load
+    from ._spool import Load, Segment
 
 __all__ = ["ENTRY_BYTES", "Batch", "Books", "Buffer"]
 
@@ -30,8 +30,7 @@ _PATIENCE = 4
 class Batch(msgspec.Struct, eq=False):
     """Consecutive spans that travel together; `attempts` counts the requests that failed.
 
-    Spans that were read from disk (`load`) have no sequence numbers: whoever waited for them was told when they
-    came to disk.
+    Spans that were read from disk (`load`) have no sequence numbers here, their segments have them.
     """
 
     first: int
@@ -105,6 +104,9 @@ class Buffer:
         self._marks: deque[tuple[int, float]] = deque()
         self._returned: list[Batch] = []
         self._flying: dict[Batch, None] = {}
+        # Until they are delivered or given up, waiting or not; their numbers ascend.
+        self._segments: dict[Segment, None] = {}
+        self._segments_spans = 0
         self._books = Books()
         self._untold: Counter[str] = Counter()
 
@@ -178,10 +180,12 @@ class Buffer:
         with self._lock:
             return self._launch(self._cut()) if self._queue else None
 
-    def stow(self, batch: Batch) -> None:
+    def stow(self, batch: Batch, segment: Segment) -> None:
         """A batch in flight is on disk now, and takes no memory."""
         with self._lock:
             if self._land(batch):
+                segment.first, segment.last = batch.first, batch.last
+                self._hold(segment)
                 self._books.memory_bytes -= batch.memory_bytes
                 self._books.spooled += len(batch.spans)
 
@@ -191,8 +195,10 @@ class Buffer:
         There may be more than were counted: somebody wrote them into our file, and they are ours now.
         """
         with self._lock:
-            self.adopt(max(len(spans) - load.left, 0))
-            load.left = max(load.left, len(spans))
+            if (more := len(spans) - load.left) > 0:
+                self._books.ended += more
+                self._books.spooled += more
+                load.left = len(spans)
             batch = Batch(0, -1, spans, self._clock(), load.attempts, load)
             self._flying[batch] = None
             self._books.memory_bytes += batch.memory_bytes
@@ -203,11 +209,20 @@ class Buffer:
                 load.left = len(spans)
             return batch
 
-    def adopt(self, count: int) -> None:
-        """So many spans of a dead process are on disk and ours now."""
+    def adopt(self, segment: Segment) -> None:
+        """What a dead process left on disk is ours now; its spans have the number 0, before all of ours."""
         with self._lock:
-            self._books.ended += count
-            self._books.spooled += count
+            self._hold(segment)
+            self._books.ended += segment.count
+            self._books.spooled += segment.count
+
+    def release(self, load: Load) -> None:
+        """All spans of these segments are delivered or given up."""
+        with self._lock:
+            for segment in load.segments:
+                if segment in self._segments:
+                    del self._segments[segment]
+                    self._segments_spans -= segment.count
 
     def drop_spooled(self, reason: str, count: int) -> None:
         """Give up spans that are on disk."""
@@ -262,11 +277,29 @@ class Buffer:
             return count
 
     def unsettled(self, first: int, last: int) -> int:
-        """How many spans with `first < number <= last` still wait or fly."""
+        """How many spans with `first < number <= last` still wait or fly and are not on disk."""
         with self._lock:
             ranges = [(batch.first, batch.last) for batch in (*self._returned, *self._flying)]
             ranges.append((self.head, self.position))
         return sum(max(0, min(last, high) - max(first + 1, low) + 1) for low, high in ranges)
+
+    def has_stowed(self, first: int, last: int) -> bool:
+        """Whether a span with `first < number <= last` is on disk and neither delivered nor given up."""
+        with self._lock:
+            for segment in reversed(self._segments):  # there may be many; those asked for are mostly among the newest
+                if segment.first <= last and (first < 0 or not segment.is_inherited):
+                    return segment.last > first
+        return False
+
+    def stowed(self, last: int) -> int:
+        """How many spans up to this number are on disk, and in segments that are not wholly delivered or given up."""
+        with self._lock:
+            newer = 0
+            for segment in reversed(self._segments):
+                if segment.last <= last:
+                    break
+                newer += segment.last - max(last, segment.first - 1)
+            return self._segments_spans - newer
 
     def books(self) -> Books:
         """The books as they are now, all at one instant."""
@@ -295,6 +328,10 @@ class Buffer:
         with self._lock:
             told, self._untold = self._untold, Counter()
             return told
+
+    def _hold(self, segment: Segment) -> None:
+        self._segments[segment] = None
+        self._segments_spans += segment.count
 
     def _launch(self, batch: Batch) -> Batch:
         self._flying[batch] = None

@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, cast
 
 import anyio
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["Exporter", "Keeper"]
 
 _STUMBLE_DELAY = 1.0
+# Below the number of all spans, those that dead processes left on disk among them.
+_INHERITED = -1
 
 
 class Keeper(Protocol):
@@ -77,7 +80,7 @@ class Exporter:
         self._buffer = Buffer(
             config.max_queue_bytes, config.max_batch_spans, config.max_batch_bytes, time.monotonic, position
         )
-        self._watches = Watches(self._buffer)
+        self._watches = Watches()
         self._worker = Worker(config, self._buffer, self._watches, self._troubles, self._store())
         # Re-entrant: a handler of signals may shut down while its own thread holds it.
         self._claims = threading.RLock()
@@ -99,6 +102,11 @@ class Exporter:
     def config(self) -> ExportConfig:
         """The options it was made with."""
         return self._config
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed, and nothing is under way any more."""
+        return self._result is not None
 
     @property
     def position(self) -> int:
@@ -228,20 +236,21 @@ class Exporter:
             group.cancel_scope.cancel()
 
     async def settled(self, first: int, last: int, timeout: float | None = None) -> bool:
-        """Wait until every span with `first < number <= last` was delivered, dropped or spooled; nudges sending.
+        """Wait until every span with `first < number <= last` was delivered or dropped; nudges sending.
 
         Args:
             first: `position` before the spans ended.
             last: `position` after they ended.
-            timeout: Seconds to wait at most; None waits for as long as it takes.
+            timeout: Seconds to wait at most; None waits for as long as it takes, but not for a collector that does not
+                take spans which are safe on disk.
 
         Returns:
-            Whether they are settled.
+            Whether they were.
         """
         return await self._settle(first, last, timeout, is_alone=False)
 
     async def _settle(self, first: int, last: int, timeout: float | None, *, is_alone: bool) -> bool:
-        with self._watches.settled(first, last) as signal:
+        with self._watches.settled(self._goal(first, last, timeout)) as signal:
             if signal.is_set():
                 # Who asks again and again (until the spool is empty, say) would keep the loop from sending else.
                 await anyio.lowlevel.checkpoint()
@@ -249,20 +258,26 @@ class Exporter:
                 self._worker.want(last)
                 with anyio.move_on_after(timeout):
                     await self._until(signal, is_alone=is_alone)
-        return not self._buffer.unsettled(first, last)
+        return self._worker.is_settled(first, last)
+
+    def _goal(self, first: int, last: int, timeout: float | None) -> Callable[[], bool]:
+        """What somebody waits for: whoever names no end is content with the disk once the collector takes nothing."""
+        since = time.monotonic() if timeout is None else None
+        return partial(self._worker.is_settled, first, last, since)
 
     async def flush(self, timeout: float | None = None) -> FlushResult:
-        """Send what waits now, and say what became of it.
+        """Send what waits now, in memory and on disk, and say what became of it.
 
         Args:
-            timeout: Seconds to wait at most; None waits for as long as it takes.
+            timeout: Seconds to wait at most; None waits for as long as it takes, but not for a collector that does not
+                take spans which are safe on disk.
 
         Raises:
             ClosedError: The exporter was closed.
         """
         self._check_open()
         last = self.position
-        await self.settled(0, last, timeout)
+        await self._settle(_INHERITED, last, timeout, is_alone=False)
         return self._told(last)
 
     def flush_blocking(self, timeout: float | None = None) -> FlushResult:
@@ -274,16 +289,16 @@ class Exporter:
         self._check_open()
         last = self.position
         if not self._is_hosted():
-            self._send_here(lambda: self._settle(0, last, timeout, is_alone=True))
+            self._send_here(lambda: self._settle(_INHERITED, last, timeout, is_alone=True))
         else:
             self._worker.want(last)
-            with self._watches.settled(0, last) as signal:
+            with self._watches.settled(self._goal(_INHERITED, last, timeout)) as signal:
                 if not is_in_loop():
                     signal.wait_blocking(timeout)
         return self._told(last)
 
     async def aclose(self, timeout: float | None = None) -> FlushResult:
-        """Send what waits, then close; what is left at the deadline is dropped as `shutdown`.
+        """Send what waits, then close; what is left at the deadline is dropped as `shutdown`, save what is on disk.
 
         Cancellation waits for the deadline. Called again it returns the same result.
 
@@ -380,8 +395,11 @@ class Exporter:
 
     def _told(self, last: int) -> FlushResult:
         pending = self._buffer.unsettled(0, last)
+        spooled = self._buffer.stowed(last)
         books = self._buffer.books()
-        return FlushResult(books.delivered, dict(books.dropped), pending)
+        # Some of a segment may be settled before the rest.
+        pending = min(pending + spooled, books.spooled + books.queued + books.in_flight)
+        return FlushResult(books.delivered, dict(books.dropped), pending, min(spooled, pending))
 
     def _finish(self) -> FlushResult:
         if self._result is None:

@@ -21,8 +21,12 @@ class Pause:
 
     @property
     def is_failing(self) -> bool:
-        """Whether the collector did not take the latest request."""
+        """Whether the latest request has failed."""
         return self._failures > 0
+
+    def is_declined(self, since: float, now: float) -> bool:
+        """Whether the latest request has failed, and that since then, or the collector asks to be left alone."""
+        return self._held_until > now or (self._failures > 0 and self._failed_at >= since)
 
     @property
     def until(self) -> float:

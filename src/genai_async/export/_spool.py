@@ -42,7 +42,10 @@ _OURS = re.compile(r"([0-9a-f]{16})(-[0-9]{10}\.(jsonl|part)|\.lock)")
 
 @dataclass(slots=True, eq=False)
 class Segment:
-    """One file: so many spans, on disk since then by the monotonic clock, as the other one may be set."""
+    """One file: so many spans, on disk since then by the monotonic clock, as the other one may be set.
+
+    `first` and `last` are their sequence numbers; those of another process have 0.
+    """
 
     path: Path
     count: int
@@ -50,6 +53,8 @@ class Segment:
     since: float
     attempts: int = 0
     is_inherited: bool = False
+    first: int = 0
+    last: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -101,9 +106,9 @@ class Spool:
         return self._lock >= 0
 
     @property
-    def oldest(self) -> float | None:
-        """When the oldest segment was written, by the monotonic clock, or None without one that waits."""
-        return self._waiting[0].since if self._waiting else None
+    def next(self) -> Segment | None:
+        """The segment that waits to be sent before all others."""
+        return self._waiting[0] if self._waiting else None
 
     def write(self, spans: Iterable[tuple[Group, bytes]], count: int) -> Segment:
         """Put spans on disk, all of them, or an error and none; the segment is to be added."""

@@ -29,16 +29,18 @@ class FlushResult(msgspec.Struct, frozen=True):
     Attributes:
         delivered: Spans that the collector has accepted since the exporter was made.
         dropped: Spans given up since the exporter was made, by reason.
-        pending: Spans that ended before the call and still wait, neither delivered, dropped nor spooled.
+        pending: Spans that ended before the call, or that a dead process left in the spool, and still wait.
+        spooled: Those of `pending` that are on disk, and so outlive this process.
     """
 
     delivered: int
     dropped: Mapping[str, int]
     pending: int
+    spooled: int = 0
 
     @property
     def complete(self) -> bool:
-        """Whether nothing that ended before the call still waits."""
+        """Whether nothing that ended before the call still waits, in memory or on disk."""
         return self.pending == 0
 
 

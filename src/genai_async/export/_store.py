@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
+import anyio
+
 from ._buffer import Batch, Buffer
 from ._config import ExportConfig
 from ._spool import Load, Segment, Spool
@@ -41,45 +43,49 @@ class Store:
         self._troubles = troubles
         self._broken_until = 0.0
         self._is_opening = True
-        self._open_by = math.inf
+        self._is_late = False
         self.is_busy = False
-        self.is_hurried = False
 
-    def expect(self, now: float) -> None:
-        """The directory is about to be opened: keep spans for it a little while."""
-        self._open_by = min(self._open_by, now + _OPEN_PATIENCE)
+    @property
+    def is_awaited(self) -> bool:
+        """Whether what others left on disk will be known soon; spans are kept for the disk until then."""
+        return self._is_opening and not self._is_late
+
+    async def lose_patience(self) -> None:
+        """Wait for the directory as long as is bearable; spans are sent from memory if it does not answer."""
+        await anyio.sleep(_OPEN_PATIENCE)
+        self._is_late = True
 
     def is_usable(self, now: float) -> bool:
         """Whether spans go to disk now; while the disk fails, or does not answer, they are sent from memory."""
-        return now >= self._broken_until and (not self._is_opening or now < self._open_by)
+        return now >= self._broken_until and not (self._is_opening and self._is_late)
 
-    def stow_due(self, now: float) -> float:
-        """When the spans in the queue are to be written; infinity without any, or while some are being written."""
-        if self._is_opening:
-            return self._open_by if now < self._open_by else math.inf
+    def stow_due(self, now: float, wanted: float) -> float:
+        """When the spans in the queue are to be written; infinity without any, or while some are being written.
+
+        Somebody waits for the spans up to the number `wanted`, here and below.
+        """
         oldest = self._buffer.oldest()
-        if oldest is None or self.is_busy or not self.is_usable(now):
+        if oldest is None or self.is_busy or self._is_opening or not self.is_usable(now):
             return math.inf
-        if self._buffer.is_full() or self.is_hurried:
+        if self._buffer.is_full() or self._buffer.head <= wanted:
             return now
         return oldest + min(_STOW_DELAY, self._config.schedule_delay)
 
-    def send_due(self, now: float) -> float:
+    def send_due(self, now: float, wanted: float) -> float:
         """When the next spans on disk are to be sent."""
         spool, config = self._spool, self._config
-        if (oldest := spool.oldest) is None:
-            is_all_known = not self._is_opening and not self.is_busy and self._buffer.oldest() is None
-            self.is_hurried = self.is_hurried and not is_all_known
+        if (segment := spool.next) is None:
             return math.inf
         is_full = spool.waiting_spans >= config.max_batch_spans or spool.waiting_bytes >= config.max_batch_bytes
-        if is_full or self.is_hurried:
+        if is_full or segment.first <= wanted or segment.attempts:
             return now
-        return oldest + config.schedule_delay
+        return segment.since + config.schedule_delay
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing waits on disk, nothing is being written and it is known what others left there."""
-        return self._spool.oldest is None and not self.is_busy and not self._is_opening
+        return self._spool.next is None and not self.is_busy and not self._is_opening
 
     async def open(self, off_loop: OffLoop) -> None:
         """Take our place in the directory, with what dead processes left there."""
@@ -94,7 +100,7 @@ class Store:
             self._is_opening = False
         for segment in found:
             self._spool.add(segment)
-            self._buffer.adopt(segment.count)
+            self._buffer.adopt(segment)
 
     async def stow(self, batch: Batch, off_loop: OffLoop) -> None:
         """Write a batch; if the disk fails it goes back to the queue and is sent from memory."""
@@ -104,8 +110,9 @@ class Store:
             if self._spool.size_bytes + batch.size_bytes > self._config.max_spool_bytes:
                 self._buffer.settle(batch, {"spool_full": len(batch.spans)})
             elif self._spool.is_open:
-                self._spool.add(await off_loop(self._write, waiting))
-                self._buffer.stow(batch)
+                segment = await off_loop(self._write, waiting)
+                self._buffer.stow(batch, segment)
+                self._spool.add(segment)
             else:
                 self._buffer.put_back(batch)
         except (OSError, ValueError) as exc:
@@ -165,6 +172,7 @@ class Store:
             self._spool.forget()
 
     async def _delete(self, load: Load, off_loop: OffLoop) -> None:
+        self._buffer.release(load)
         self._spool.discard(load)
         try:
             await off_loop(self._spool.unlink, load)

@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from .._loop import Signal
-from ._buffer import Buffer
 
 __all__ = ["Watches"]
 
 
 class Watches:
-    """Signals by the range of sequence numbers that each waits for."""
+    """Signals, each with what it waits for."""
 
-    def __init__(self, buffer: Buffer) -> None:
-        self._buffer = buffer
-        self._waiting: dict[Signal, tuple[int, int]] = {}
+    def __init__(self) -> None:
+        self._waiting: dict[Signal, Callable[[], bool]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
     @contextmanager
-    def settled(self, first: int, last: int) -> Generator[Signal]:
-        """A signal that is set when every span with `first < number <= last` is settled."""
+    def settled(self, is_settled: Callable[[], bool]) -> Generator[Signal]:
+        """A signal that is set when this is true."""
         signal = Signal()
-        self._waiting[signal] = first, last
+        self._waiting[signal] = is_settled
         try:
-            self._check(signal, first, last)
+            if is_settled():
+                signal.set()
             yield signal
         finally:
             self._waiting.pop(signal, None)
 
     def tell(self) -> None:
         """Set the signals whose spans are settled by now."""
-        for signal, (first, last) in list(self._waiting.items()):
-            self._check(signal, first, last)
-
-    def _check(self, signal: Signal, first: int, last: int) -> None:
-        if not self._buffer.unsettled(first, last):
-            signal.set()
+        for signal, is_settled in list(self._waiting.items()):
+            if is_settled():
+                signal.set()

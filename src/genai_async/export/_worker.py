@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import random
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -60,15 +61,13 @@ class Worker:
         self.requests = 0
         self.retried = 0
         self.rejected = 0
-        self._wanted = 0
+        self._wanted = -1.0  # those of dead processes have the number 0
         self._open = 0
         self._pause = Pause(config.retry)
 
-    def want(self, position: int) -> None:
+    def want(self, position: float) -> None:
         """Somebody waits for the spans up to this number: send at once, even if the collector failed lately."""
         self._wanted = max(self._wanted, position)
-        if self._store is not None:
-            self._store.is_hurried = True
         self._pause.hurry()
         self.signal.set()
 
@@ -76,7 +75,22 @@ class Worker:
         """Send what there is until `deadline` on the monotonic clock, then end."""
         self.close_at = min(self.close_at, deadline)
         self.is_closing = True
-        self.want(self._buffer.position)
+        self.want(math.inf)
+
+    def is_settled(self, first: int, last: int, since: float | None = None) -> bool:
+        """Whether all spans with `first < number <= last` were delivered or dropped.
+
+        With `since`, a time, disk is good enough for them if the collector has failed from then on. Who also waits for
+        what dead processes left has a `first` below 0.
+        """
+        store = self._store
+        if store is None:
+            return not self._buffer.unsettled(first, last)
+        if (first < 0 and store.is_awaited) or self._buffer.unsettled(first, last):
+            return False
+        if not self._buffer.has_stowed(first, last):
+            return True
+        return since is not None and self._pause.is_declined(since, self._clock())
 
     async def run(self, *, is_alone: bool) -> None:
         """Send until closed; `is_alone` means that nobody else uses this loop, so work need not go to other threads.
@@ -102,8 +116,8 @@ class Worker:
     async def _serve(self, group: TaskGroup, sender: Sender) -> None:
         if self._store is not None:
             # Beside the sending: a disk that hangs must not hold it up.
-            self._store.expect(self._clock())
-            group.start_soon(self._open_store, self._store, sender)
+            group.start_soon(self._when_known, self._store.open, sender.off_loop)
+            group.start_soon(self._when_known, self._store.lose_patience)
         while not self._is_done():
             self.signal.clear()
             self.tell_drops()
@@ -111,15 +125,17 @@ class Worker:
             due = self._due(now)
             if due <= now and self._begin(group, sender, now):
                 continue
-            stow_due = math.inf if self._store is None else self._store.stow_due(now)
+            stow_due = math.inf if self._store is None else self._store.stow_due(now, self._wanted)
             if stow_due <= now and (batch := self._buffer.take_fresh()) is not None:
                 self._begin_to_stow(group, sender, batch)
                 continue
             with anyio.move_on_after(max(min(due, stow_due, self.close_at) - now, 0)):
                 await self.signal.wait()
 
-    async def _open_store(self, store: Store, sender: Sender) -> None:
-        await store.open(sender.off_loop)
+    async def _when_known(self, step: Callable[..., Awaitable[None]], *args: object) -> None:
+        """Look again, and have others do so, once it is clearer what is on disk."""
+        await step(*args)
+        self._watches.tell()
         self.signal.set()
 
     def _begin(self, group: TaskGroup, sender: Sender, now: float) -> bool:
@@ -175,7 +191,7 @@ class Worker:
         if self._buffer.has_returned():
             return now
         fresh = math.inf if self._stores(now) else self._fresh_due()
-        return fresh if self._store is None else min(fresh, self._store.send_due(now))
+        return fresh if self._store is None else min(fresh, self._store.send_due(now, self._wanted))
 
     def _fresh_due(self) -> float:
         """When spans that were never sent may leave."""
@@ -192,6 +208,7 @@ class Worker:
             await self._deliver(batch, sender)
         else:
             self._open -= 1
+            self._watches.tell()
             self.signal.set()
 
     async def _deliver(self, batch: Batch, sender: Sender) -> None:
