@@ -135,7 +135,10 @@ class Collector:
 async def _receive(connection: h11.Connection, stream: anyio.abc.SocketStream) -> Seen | None:
     seen: Seen | None = None
     while True:
-        event = connection.next_event()
+        try:
+            event = connection.next_event()
+        except h11.RemoteProtocolError:  # whoever sent has gone in the middle, at a deadline say
+            return None
         if event is h11.NEED_DATA:
             try:
                 connection.receive_data(await stream.receive())
