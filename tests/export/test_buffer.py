@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from genai_async.export._buffer import ENTRY_BYTES, Batch, Buffer
@@ -235,6 +235,7 @@ def test_resources_and_scopes_count() -> None:
 
 
 @given(st.binary(max_size=200) | st.from_regex(rb'\{"attributes":\[.*\]\}'), st.integers(0, 100))
+@example(b'"\x80"', 0)
 def test_trimming_survives_anything(data: bytes, limit: int) -> None:
     """Data that is no span, or has nothing to cut, gives nothing."""
     found = trim(data, limit)

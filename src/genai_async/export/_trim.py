@@ -28,7 +28,7 @@ def trim(data: bytes, limit_bytes: int) -> bytes | None:
     try:
         span = msgspec.json.decode(data)
         texts = [place for place in _places(span, 0) if len(place[0][place[1]]) > _KEEP and place[1] == "stringValue"]
-    except (msgspec.DecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return None
     allowed = _allowance([len(box[key]) for box, key in texts], len(data) - limit_bytes)
     if allowed is None:
@@ -79,7 +79,7 @@ def _cut_json(text: str, allowed: int) -> str:
                 if len(box[key]) > each:
                     box[key] = _cut_plain(box[key], each)
         shorter = msgspec.json.encode(_fitted(value, allowed, 0)).decode()
-    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
+    except (ValueError, RecursionError):
         return _cut_plain(text, allowed)
     return shorter if len(shorter) < len(text) else text
 
