@@ -518,8 +518,6 @@ def _check(given: Mapping[str, Any]) -> None:
         kind = kinds.get(name)
         if kind is not None and not isinstance(value, kind):
             raise ConfigurationError(f"{name}: cannot be a {type(value).__name__}")
-    if "transport" in given and not callable(getattr(given["transport"], "handle_async_request", None)):
-        raise ConfigurationError("transport: must be an httpx.AsyncBaseTransport")
 
 
 def _gate(given: Mapping[str, Any], faults: Faults, foreign: trace.TracerProvider | None) -> Gate:

@@ -160,6 +160,7 @@ def test_good_endpoints(host: str, path: str) -> None:
         ("spool", b"a"),
         ("on_drop", 5),
         ("retry", 5),
+        ("transport", 3),
         ("headers", ["x"]),
         ("headers", {"x y": "1"}),
         ("headers", {1: "1"}),

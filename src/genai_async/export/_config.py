@@ -152,6 +152,8 @@ class ExportConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigurationError("on_drop: must be callable")
         if not isinstance(self.retry, RetryPolicy):
             raise ConfigurationError("retry: must be a RetryPolicy")
+        if self.transport is not None and not callable(getattr(self.transport, "handle_async_request", None)):
+            raise ConfigurationError("transport: must be an httpx.AsyncBaseTransport")
 
     @classmethod
     def resolve(cls, **options: Unpack[ExportOptions]) -> Self:
