@@ -17,9 +17,11 @@ import pytest
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+from opentelemetry.sdk.version import __version__ as SDK_VERSION
 from tests.pace import Lateness, cpu_time
 
 from genai_async._errors import ClosedError
+from genai_async._version import VERSION
 from genai_async.export import Drop, ExportConfig, Exporter, FlushResult
 from genai_async.export._reply import Reply, verdict
 from genai_async.export._transport import limits
@@ -40,8 +42,7 @@ async def test_spans_arrive() -> None:
         headers = server.seen[0].headers
         assert headers["content-type"] == "application/json"
         assert headers["x-key"] == "k\xe9y"
-        assert "OTel-OTLP-Exporter-Python/" in headers["user-agent"]
-        assert headers["user-agent"].startswith("genai-async/")
+        assert headers["user-agent"] == f"genai-async/{VERSION} OTel-OTLP-Exporter-Python/{SDK_VERSION}"
 
 
 async def test_gzip() -> None:

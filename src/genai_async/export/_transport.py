@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import ssl
 from collections.abc import AsyncIterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -17,7 +16,9 @@ from urllib.request import getproxies, proxy_bypass
 
 import anyio
 import httpx
+from opentelemetry.sdk.version import __version__ as SDK_VERSION  # noqa: N812
 
+from .._version import VERSION
 from ._reply import MAX_RESPONSE_BYTES, Reply, SendError
 
 if TYPE_CHECKING:
@@ -180,11 +181,7 @@ def _is_here(host: str) -> bool:
 
 def _user_agent() -> str:
     """The distribution's name before the name that OTLP asks for (protocol/exporter.md, "User Agent")."""
-    try:
-        own = version("genai-async")
-    except PackageNotFoundError:
-        own = "0"
-    return f"genai-async/{own} OTel-OTLP-Exporter-Python/{version('opentelemetry-sdk')}"
+    return f"genai-async/{VERSION} OTel-OTLP-Exporter-Python/{SDK_VERSION}"
 
 
 async def _read(response: httpx.Response) -> Reply:
