@@ -358,7 +358,7 @@ class Exporter:
             queue_bytes=books.memory_bytes,
             requests=worker.requests,
             retried=worker.retried,
-            rejected=worker.rejected,
+            rejected=books.dropped["partial_success"],
             last_error=self._troubles.latest,
             oldest_age=0.0 if since is None else max(time.monotonic() - since, 0.0),
         )

@@ -60,7 +60,6 @@ class Worker:
         """Whether drops are being reported; what ends meanwhile is looked at afterwards."""
         self.requests = 0
         self.retried = 0
-        self.rejected = 0
         self._wanted = -1.0  # those of dead processes have the number 0
         self._open = 0
         self._pause = Pause(config.retry)
@@ -268,7 +267,6 @@ class Worker:
                 batch.load.is_split = True
             self._buffer.put_back(batch, *parts)
         elif decided.action is Action.DELIVERED:
-            self.rejected += decided.rejected
             self._buffer.settle(batch, {"partial_success": decided.rejected} if decided.rejected else None)
             if detail:
                 self._troubles.report("partial_success", f"{where} says: {detail}", decided.rejected)
