@@ -49,7 +49,8 @@ _KINDS = {
 }
 
 _HEAD = (
-    b'{"traceId":"%b","spanId":"%016x","name":%b,"kind":%b,"startTimeUnixNano":"%d","endTimeUnixNano":"%d","flags":%d'
+    b'{"traceId":"%032x","spanId":"%016x","name":%b,"kind":%b,'
+    b'"startTimeUnixNano":"%d","endTimeUnixNano":"%d","flags":%d'
 )
 _MAX_TIME, _MAX_TRACE_ID, _MAX_SPAN_ID = 2**64 - 1, 2**128 - 1, 2**64 - 1
 
@@ -131,7 +132,6 @@ class Encoder:
         self._singles = _Shorts(self._prefixes, b'"arrayValue":{"values":[{"stringValue":', b"}]}")
         # One tuple, so that another thread never sees the resource of one span with the group of another.
         self._latest: tuple[object, object, Group] = (None, None, (b"", b""))
-        self._latest_trace: tuple[int, bytes] = (0, b"")
         self._no_status: Status | None = None
         self._groups: dict[tuple[int, int], tuple[object, object, Group]] = {}
 
@@ -172,7 +172,7 @@ class Encoder:
         parts = [
             _HEAD
             % (
-                self._trace_hex(trace_id),
+                trace_id,
                 span_id,
                 self._names[name] if type(name) is str else _text(name),
                 b"1" if kind is _INTERNAL else b"3" if kind is _CLIENT else _KINDS[kind],
@@ -196,13 +196,6 @@ class Encoder:
         self._add_extras(span, parts)
         parts.append(b"}")
         return b"".join(parts)
-
-    def _trace_hex(self, trace_id: int) -> bytes:
-        # Spans of a trace mostly end near each other, and formatting 128 bits takes half a microsecond.
-        latest = self._latest_trace
-        if latest[0] != trace_id:
-            self._latest_trace = latest = (trace_id, b"%032x" % trace_id)
-        return latest[1]
 
     def _add_extras(self, span: ReadableSpan, parts: list[bytes]) -> None:
         if events := span.events:
@@ -237,7 +230,7 @@ class Encoder:
         return b'{"traceId":"%032x","spanId":"%016x","flags":%d%b%b}' % (
             context.trace_id & _MAX_TRACE_ID,
             context.span_id & _MAX_SPAN_ID,
-            _flags(context, context),
+            _flags(context),
             b',"traceState":%b' % _text(state.to_header()) if state else b"",
             self._attribute_fields(link.attributes, link.dropped_attributes),
         )
@@ -334,9 +327,9 @@ def _copy_of(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
     return dict(attributes) if copy is None else copy()
 
 
-def _flags(context: SpanContext, parent: SpanContext | None) -> int:
-    """W3C flags in bits 0-7, 0x100 for "it is known whether the parent is remote", 0x200 for "it is"."""
-    return (int(context.trace_flags) & 0xFF) | (0x300 if parent is not None and parent.is_remote else 0x100)
+def _flags(context: SpanContext) -> int:
+    """W3C flags in bits 0-7, 0x100 for "it is known whether the span is remote", 0x200 for "it is"."""
+    return (int(context.trace_flags) & 0xFF) | (0x300 if context.is_remote else 0x100)
 
 
 def _clean(text: Any) -> str:
