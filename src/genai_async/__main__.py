@@ -17,7 +17,7 @@ class _Command(NamedTuple):
     summary: str
 
 
-# What a shell makes of SIGINT.
+# As a shell has it for a command that Ctrl-C ended.
 _INTERRUPTED: Final = 130
 
 _COMMANDS: Final = {
@@ -32,7 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _main(argv)
     except KeyboardInterrupt:
-        return 130  # as a shell has it for a command that Ctrl-C ended
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; Python would complain about it again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def _main(argv: Sequence[str] | None) -> int:
@@ -46,15 +50,8 @@ def _main(argv: Sequence[str] | None) -> int:
             loaded.add_arguments(subparser)
             subparser.set_defaults(run=loaded.run)
     arguments = parser.parse_args(given)
-    try:
-        status = int(arguments.run(arguments))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read the output has seen enough; Python would complain about it again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 1
-    except KeyboardInterrupt:
-        status = _INTERRUPTED
+    status = int(arguments.run(arguments))
+    sys.stdout.flush()
     return status
 
 

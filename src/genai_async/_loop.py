@@ -9,11 +9,9 @@ import threading
 import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import anyio
-
-TaskId: TypeAlias = object
 
 
 def _known(module: str, name: str) -> Any | None:

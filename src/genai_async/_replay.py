@@ -15,8 +15,8 @@ from typing import BinaryIO
 
 import anyio
 
-from ._demo._progress import Progress
 from ._errors import ConfigurationError
+from ._progress import Progress
 from .export import ExportConfig, Exporter, ExportStats
 from .export._line import look
 

@@ -23,8 +23,9 @@ import genai_async as ga
 from genai_async.asgi import SessionMiddleware
 from genai_async.export import ExportConfig, Exporter, ThreadHost
 from genai_async.export._encode import Encoder
+from genai_async.export._line import parse
 from genai_async.export._retry import retry_after
-from genai_async.export._spool import Spool, parse
+from genai_async.export._spool import Spool
 from genai_async.export._trim import trim
 from genai_async.export._trouble import printable
 from genai_async.testing import Collector, Exchange

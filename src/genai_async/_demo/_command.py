@@ -17,11 +17,11 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from .._env import flag
 from .._errors import ConfigurationError
+from .._progress import Progress
 from .._setup import tracing
 from .._testing._record import SpanRecord
 from ..export import ExportStats
 from ._crowd import converse
-from ._progress import Progress
 from ._receiver import Receiver, receiving
 from ._report import conversation_ids, counted, trees
 from ._style import Style

@@ -135,7 +135,7 @@ class Exporter:
             ValueError: The line is torn, or holds no traces.
             ClosedError: The exporter was closed.
         """
-        from ._spool import parse
+        from ._line import parse
 
         self._check_open()
         try:

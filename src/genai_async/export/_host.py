@@ -6,6 +6,7 @@ import atexit
 import sys
 import threading
 from contextlib import suppress
+from typing import cast
 
 import anyio
 
@@ -58,8 +59,9 @@ class ThreadHost:
         Raises:
             RuntimeError: No thread can be had.
         """
-        _close_with_worker_process(self._exporter)
-        self._thread = threading.Thread(target=self._run, name="genai_async-export", daemon=True)
+        exporter = cast(Exporter, self._exporter)
+        _close_with_worker_process(exporter)
+        self._thread = threading.Thread(target=self._run, args=(exporter,), name="genai_async-export", daemon=True)
         try:
             self._thread.start()
         except RuntimeError:
@@ -76,10 +78,7 @@ class ThreadHost:
         """Whether the calling thread is this one."""
         return self._thread is threading.current_thread()
 
-    def _run(self) -> None:
-        exporter = self._exporter
-        if exporter is None:
-            return
+    def _run(self, exporter: Exporter) -> None:
         with importing:
             run_inline(anyio.lowlevel.checkpoint)  # asyncio and what anyio needs of it load now
         with suppress(RuntimeError):  # the loop cannot take itself down in order while the interpreter exits
@@ -87,10 +86,10 @@ class ThreadHost:
         atexit.unregister(exporter.shutdown)
 
 
-def _close_with_worker_process(exporter: Exporter | None) -> None:
+def _close_with_worker_process(exporter: Exporter) -> None:
     """Have a process of `multiprocessing` send what waits when it ends, as it calls no exit handlers of Python."""
     multiprocessing = sys.modules.get("multiprocessing.process")
-    if exporter is not None and multiprocessing is not None and multiprocessing.parent_process() is not None:
+    if multiprocessing is not None and multiprocessing.parent_process() is not None:
         from multiprocessing.util import Finalize
 
         Finalize(None, exporter.shutdown, exitpriority=_AFTER_THE_PROGRAMS)

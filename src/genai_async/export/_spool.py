@@ -23,14 +23,14 @@ from pathlib import Path
 
 from ._body import body
 from ._encode import Group
-from ._line import look, parse
+from ._line import look
 
 try:
     import fcntl
 except ImportError:  # Windows: nobody can be told dead there, so what a process left waits for a directory's last user
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Load", "Segment", "Spool", "parse"]
+__all__ = ["Load", "Segment", "Spool"]
 
 # Others may write here, too: a link leads elsewhere, and opening a FIFO waits for whoever writes into it.
 _CAREFULLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)

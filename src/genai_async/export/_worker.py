@@ -113,10 +113,11 @@ class Worker:
                 await sender.aclose()
 
     async def _serve(self, group: TaskGroup, sender: Sender) -> None:
-        if self._store is not None:
+        store = self._store
+        if store is not None:
             # Beside the sending: a disk that hangs must not hold it up.
-            group.start_soon(self._when_known, self._store.open, sender.off_loop)
-            group.start_soon(self._when_known, self._store.lose_patience)
+            group.start_soon(self._when_known, store.open, sender.off_loop)
+            group.start_soon(self._when_known, store.lose_patience)
         while not self._is_done():
             self.signal.clear()
             self.tell_drops()
@@ -124,9 +125,10 @@ class Worker:
             due = self._due(now)
             if due <= now and self._begin(group, sender, now):
                 continue
-            stow_due = math.inf if self._store is None else self._store.stow_due(now, self._wanted)
-            if stow_due <= now and (batch := self._buffer.take_fresh()) is not None:
-                self._begin_to_stow(group, sender, batch)
+            stow_due = math.inf if store is None else store.stow_due(now, self._wanted)
+            if store is not None and stow_due <= now and (batch := self._buffer.take_fresh()) is not None:
+                store.is_busy = True
+                group.start_soon(self._stow, batch, sender, store)
                 continue
             with anyio.move_on_after(max(min(due, stow_due, self.close_at) - now, 0)):
                 await self.signal.wait()
@@ -149,22 +151,14 @@ class Worker:
         self._open += 1
         return True
 
-    def _begin_to_stow(self, group: TaskGroup, sender: Sender, batch: Batch) -> None:
-        store = self._store
-        if store is None:
-            return
-        store.is_busy = True
-
-        async def stow() -> None:
-            try:
-                await store.stow(batch, sender.off_loop)
-            except BaseException as exc:
-                await _pass_own(exc)
-                self._buffer.put_back(batch)
-            self._watches.tell()
-            self.signal.set()
-
-        group.start_soon(stow)
+    async def _stow(self, batch: Batch, sender: Sender, store: Store) -> None:
+        try:
+            await store.stow(batch, sender.off_loop)
+        except BaseException as exc:
+            await _pass_own(exc)
+            self._buffer.put_back(batch)
+        self._watches.tell()
+        self.signal.set()
 
     def _stores(self, now: float) -> bool:
         return self._store is not None and self._store.is_usable(now)
