@@ -469,14 +469,17 @@ async def test_no_exporter_by_environment(monkeypatch: pytest.MonkeyPatch) -> No
     assert sink.names == ["invoke_agent bot"]
 
 
-def test_an_exporter_that_nobody_knows(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """A name among the exporters that is not known here is told and ignored."""
+@pytest.mark.parametrize("is_sending", [False, True])
+def test_an_exporter_that_nobody_knows(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, is_sending: bool
+) -> None:
+    """A name among the exporters that is not known here is told once and ignored."""
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "zipkin")
-    tracing = ga.configure()
-    assert "zipkin" in caplog.text
+    tracing = ga.configure(transport=Sink() if is_sending else None)
+    assert caplog.text.count("zipkin") == 1
     one_turn()
     assert tracing.shutdown().complete
-    assert tracing.stats().ended == 0
+    assert tracing.stats().ended == is_sending
 
 
 def test_a_protocol_that_is_not_spoken(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -53,6 +53,7 @@ _SCOPE: Final = "genai_async"
 _CAPTURE: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 _ON_SPANS: Final = frozenset({"SPAN_ONLY", "SPAN_AND_EVENT"})
 _NOT_ON_SPANS: Final = frozenset({"NO_CONTENT", "EVENT_ONLY"})
+_KNOWN_EXPORTERS: Final = frozenset({"otlp", "otlp/stdout", "console", "none"})
 # Seconds past a deadline for a thread that has been told to end, which takes it milliseconds unless it is stuck.
 _FAREWELL: Final = 0.05
 # Rounds of the loop, in which a cancelled task comes out of as many blocks that await something.
@@ -566,6 +567,9 @@ def _existing_provider() -> trace.TracerProvider | None:
 
 
 def _exporter(given: Mapping[str, Any], *, is_joining: bool) -> Exporter | None:
+    if not is_joining:
+        for name in _named_exporters() - _KNOWN_EXPORTERS:
+            _logger.warning("OTEL_TRACES_EXPORTER names %r, which is not known here", name)
     options = {name: value for name, value in given.items() if name in ExportConfig.__struct_fields__}
     config = ExportConfig.resolve(**cast(Any, options))
     wished = any(name in given for name in _EXPORT_WISHES)
@@ -579,10 +583,7 @@ def _exporter(given: Mapping[str, Any], *, is_joining: bool) -> Exporter | None:
 
 
 def _named_exporters() -> set[str]:
-    names = {name.strip() for name in (_env.text("OTEL_TRACES_EXPORTER") or "otlp").split(",")}
-    for name in names - {"otlp", "otlp/stdout", "console", "none"}:
-        _logger.warning("OTEL_TRACES_EXPORTER names %r, which is not known here", name)
-    return names
+    return {name.strip() for name in (_env.text("OTEL_TRACES_EXPORTER") or "otlp").split(",")}
 
 
 def _exporters_to_stdout() -> Iterator[SpanExporter]:
