@@ -546,3 +546,43 @@ def _leave(directory: Path, count: int) -> None:
     encoder = Encoder()
     spans = [(encoder.group(item), encoder.span(item)) for item in map(span, range(1, count + 1))]
     (directory / f"{'0' * 16}-0000000001.jsonl").write_bytes(body(spans))
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    """What could not become a segment is no longer on disk: its spans go another way."""
+    spool = Spool(tmp_path)
+    spool.open()
+    (lock,) = tmp_path.iterdir()
+    in_the_way = tmp_path / f"{lock.stem}-0000000001.jsonl"
+    in_the_way.mkdir()
+    encoder = Encoder()
+    with pytest.raises(OSError):
+        spool.write([(encoder.group(span(1)), encoder.span(span(1)))], 1)
+    assert sorted(tmp_path.iterdir()) == sorted([lock, in_the_way])
+    spool.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_does_not_keep_its_parents_place(tmp_path: Path) -> None:
+    """When the parent has gone, others take over what it left, though a child of it lives on."""
+    parent = Exporter(ExportConfig.resolve(endpoint=_NOWHERE, spool=tmp_path, retry=FAST))
+    feed(parent, 3)
+    assert parent.flush_blocking().spooled == 3
+    (ready, is_ready), (leave, may_leave) = os.pipe(), os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(may_leave)
+        os.write(is_ready, b"x")
+        os.read(leave, 1)
+        os._exit(0)
+    try:
+        assert os.read(ready, 1)
+        parent.shutdown(0)
+        heir = Exporter(ExportConfig.resolve(endpoint=_NOWHERE, spool=tmp_path, retry=FAST))
+        assert heir.flush_blocking().spooled == 3
+        heir.shutdown(0)
+    finally:
+        os.close(may_leave)
+        assert os.waitpid(child, 0)[1] == 0
+        for end in (ready, is_ready, leave):
+            os.close(end)
