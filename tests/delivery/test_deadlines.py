@@ -13,12 +13,13 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
+from tests.exports import feed, imbalance
 from tests.pace import Lateness
 
 from genai_async.export import Exporter, ExportProcessor
 from genai_async.testing import Collector, HalfResponse, Reset, Slow, Status
 
-from .hosts import Host, feed, imbalance
+from .hosts import Host
 
 pytestmark = pytest.mark.anyio
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
+from tests.exports import feed, imbalance
 
 from genai_async.testing import (
     BrokenGzip,
@@ -27,7 +28,7 @@ from genai_async.testing import (
     WrongType,
 )
 
-from .hosts import Host, feed, imbalance
+from .hosts import Host
 
 pytestmark = pytest.mark.anyio
 

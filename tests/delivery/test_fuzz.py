@@ -17,6 +17,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from tests.exports import FAST, feed, imbalance, span
 from tests.pace import paces
 
 import genai_async as ga
@@ -29,8 +30,6 @@ from genai_async.export._spool import Spool
 from genai_async.export._trim import trim
 from genai_async.export._trouble import printable
 from genai_async.testing import Collector, Exchange
-
-from .hosts import FAST, feed, imbalance, span
 
 _TIMES = 20 if os.environ.get("GENAI_ASYNC_STRESS") else 1
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]

@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.exports import FAST, feed
 
 from genai_async.__main__ import main
 from genai_async.export import ExportConfig, Exporter
 from genai_async.testing import Accept, Collector, PartialSuccess, Reset, Slow, Status, TooLarge
-
-from .hosts import FAST, feed
 
 
 @pytest.fixture

@@ -13,12 +13,13 @@ import anyio
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Link, StatusCode
+from tests.exports import FAST, feed
 
 import genai_async as ga
 from genai_async.export import Drop, ExportConfig
 from genai_async.testing import Collector, Exchange, HugeBody, PartialSuccess, Reset, Status
 
-from .hosts import FAST, Host, feed
+from .hosts import Host
 
 pytestmark = pytest.mark.anyio
 

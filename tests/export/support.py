@@ -1,9 +1,9 @@
-"""A collector on a real socket that answers as told, and spans to send to it."""
+"""A collector on a real socket that answers as told, on the loop of the test."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -12,33 +12,6 @@ import anyio
 import anyio.abc
 import h11
 import msgspec
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import SpanContext, TraceFlags
-
-from genai_async.export import ExportConfig, Exporter, RetryPolicy
-
-FAST = RetryPolicy(initial=0.01, maximum=0.05)
-_RESOURCE = Resource({"service.name": "tests"})
-
-
-def span(number: int = 1, attributes: Mapping[str, Any] | None = None) -> ReadableSpan:
-    """An ended, sampled span whose id is `number`."""
-    context = SpanContext(1, number, is_remote=False, trace_flags=TraceFlags(1))
-    return ReadableSpan("s", context=context, resource=_RESOURCE, attributes=attributes, start_time=1, end_time=2)
-
-
-def feed(exporter: Exporter, count: int, first: int = 1, attributes: Mapping[str, Any] | None = None) -> None:
-    """Let `count` spans end."""
-    for number in range(first, first + count):
-        exporter.accept(span(number, attributes))
-
-
-def balanced(exporter: Exporter) -> bool:
-    """Whether every ended span is accounted for."""
-    stats = exporter.stats()
-    known = stats.delivered + stats.dropped_total + stats.spooled + stats.queued + stats.in_flight
-    return stats.ended == known
 
 
 @dataclass
@@ -171,16 +144,3 @@ async def collector(script: Script = ok) -> AsyncIterator[Collector]:
         group.start_soon(listener.serve, found.serve)
         yield found
         group.cancel_scope.cancel()
-
-
-@asynccontextmanager
-async def running(**options: Any) -> AsyncIterator[Exporter]:
-    """An exporter at work in this loop; closed at the end of the block."""
-    options = {"retry": FAST, "schedule_delay": 0.01, "shutdown_timeout": 1.0, **options}
-    exporter = Exporter(ExportConfig.resolve(**options))
-    async with anyio.create_task_group() as group:
-        group.start_soon(exporter.run)
-        try:
-            yield exporter
-        finally:
-            await exporter.aclose()

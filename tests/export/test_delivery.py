@@ -18,6 +18,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.sdk.version import __version__ as SDK_VERSION
+from tests.exports import balanced, feed, running, span, until
 from tests.pace import Lateness, cpu_time
 
 from genai_async._errors import ClosedError
@@ -26,7 +27,7 @@ from genai_async.export import Drop, ExportConfig, Exporter, FlushResult
 from genai_async.export._reply import Reply, verdict
 from genai_async.export._transport import limits
 
-from .support import Answer, Seen, always, balanced, collector, feed, ok, running, span
+from .support import Answer, Seen, always, collector, ok
 
 pytestmark = pytest.mark.anyio
 
@@ -100,7 +101,7 @@ async def test_a_batch_is_sent_after_the_delay() -> None:
     """Nobody has to flush: spans leave once the oldest has waited for the delay."""
     async with collector() as server, running(endpoint=server.url, schedule_delay=0.05) as exporter:
         feed(exporter, 2)
-        assert await _until(lambda: exporter.stats().delivered == 2)
+        assert await until(lambda: exporter.stats().delivered == 2)
         assert len(server.seen) == 1
 
 
@@ -109,17 +110,9 @@ async def test_a_full_batch_is_sent_at_once() -> None:
     for options in ({"max_batch_spans": 4}, {"max_batch_bytes": 4 * 300}):
         async with collector() as server, running(endpoint=server.url, schedule_delay=60, **options) as exporter:
             feed(exporter, 5, attributes={"x": "y" * 60})
-            assert await _until(lambda: exporter.stats().delivered >= 3)
+            assert await until(lambda: exporter.stats().delivered >= 3)
             assert exporter.stats().queued >= 1
             assert balanced(exporter)
-
-
-async def _until(condition: Any) -> bool:
-    with anyio.move_on_after(5):
-        while not condition():
-            await anyio.sleep(0.005)
-        return True
-    return False
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
@@ -208,7 +201,7 @@ async def test_a_silent_collector_keeps_no_deadline_waiting() -> None:
 
     async with collector(script) as server, running(endpoint=server.url, timeout=0.1) as exporter:
         feed(exporter, 1)
-        assert await _until(lambda: exporter.stats().retried)
+        assert await until(lambda: exporter.stats().retried)
         assert "timeout" in (exporter.stats().last_error or "").lower()
         outcome = await _timed(exporter.aclose(0.2), 0.2)
         assert dict(outcome.dropped) == {"shutdown": 1}
@@ -398,7 +391,7 @@ async def test_a_full_queue_drops_the_newest() -> None:
         assert stats.queue_bytes <= 10_000
         assert stats.dropped["queue_full"] == 100 - stats.queued - stats.in_flight
         assert balanced(exporter)
-        assert await _until(lambda: drops)
+        assert await until(lambda: drops)
     assert sum(drop.count for drop in drops) == 100
 
 
@@ -445,7 +438,7 @@ async def test_shutdown_on_the_loop_that_sends() -> None:
         await anyio.wait_all_tasks_blocked()
         feed(exporter, 2)
         assert exporter.shutdown(5).pending == 2
-        assert await _until(lambda: exporter.shutdown(5).delivered == 2)
+        assert await until(lambda: exporter.shutdown(5).delivered == 2)
 
 
 async def test_shutdown_in_another_thread() -> None:

@@ -17,11 +17,12 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+from tests.exports import FAST, balanced, feed, span
 from tests.pace import Lateness
 
 from genai_async.export import ExportConfig, Exporter, ExportProcessor, ThreadHost
 
-from .support import FAST, Seen, balanced, feed, span
+from .support import Seen
 
 _PROGRAM = """
 import os, sys, time

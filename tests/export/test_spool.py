@@ -17,6 +17,7 @@ import msgspec
 import pytest
 from google.protobuf import json_format
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
+from tests.exports import FAST, balanced, feed, running, span, until
 
 from genai_async.export import ExportConfig, Exporter, FlushResult, RetryPolicy
 from genai_async.export._body import body
@@ -24,7 +25,7 @@ from genai_async.export._encode import Encoder
 from genai_async.export._line import look, parse
 from genai_async.export._spool import Segment, Spool
 
-from .support import FAST, Answer, Seen, always, balanced, collector, feed, ok, running, span
+from .support import Answer, Seen, always, collector, ok
 
 pytestmark = pytest.mark.anyio
 
@@ -45,14 +46,6 @@ async def test_delivered_spans_leave_no_file(tmp_path: Path) -> None:
         assert sorted(server.accepted) == list(range(1, 21))
         assert stat.S_IMODE(spool.stat().st_mode) == 0o700
     assert list(spool.iterdir()) == []
-
-
-async def _until(condition: Any) -> bool:
-    with anyio.move_on_after(5):
-        while not condition():
-            await anyio.sleep(0.005)
-        return True
-    return False
 
 
 async def test_spans_outlive_a_dead_collector(tmp_path: Path) -> None:
@@ -85,7 +78,7 @@ async def test_living_neighbours_are_left_alone(tmp_path: Path) -> None:
         feed(first, 5)
         feed(second, 5, 6)
         await first.flush()
-        assert await _until(lambda: second.stats().delivered == 5)
+        assert await until(lambda: second.stats().delivered == 5)
         assert sorted(server.accepted) == [6, 7, 8, 9, 10]
         assert first.stats().spooled + first.stats().in_flight == 5
 
@@ -99,7 +92,7 @@ async def test_refused_spans_leave_the_disk(tmp_path: Path) -> None:
     async with collector(script) as server, running(endpoint=server.url, spool=tmp_path) as exporter:
         feed(exporter, 8)
         await exporter.flush(5)
-        assert await _until(lambda: not exporter.stats().spooled + exporter.stats().in_flight + exporter.stats().queued)
+        assert await until(lambda: not exporter.stats().spooled + exporter.stats().in_flight + exporter.stats().queued)
         assert exporter.stats().dropped == {"rejected_400": 2}
         assert exporter.stats().delivered == 6
     assert list(tmp_path.iterdir()) == []
@@ -115,7 +108,7 @@ async def test_a_collector_that_comes_back(tmp_path: Path) -> None:
 
     async with collector(script) as server, running(endpoint=server.url, spool=tmp_path) as exporter:
         feed(exporter, 8)
-        assert await _until(lambda: exporter.stats().delivered == 8)
+        assert await until(lambda: exporter.stats().delivered == 8)
         assert exporter.stats().retried == 3
         assert sorted(server.accepted) == list(range(1, 9))
 
@@ -129,12 +122,12 @@ async def test_a_split_batch_that_stays(tmp_path: Path) -> None:
     async with collector(script) as server, running(endpoint=server.url, spool=tmp_path) as exporter:
         feed(exporter, 4)
         await exporter.flush()
-        assert await _until(lambda: exporter.stats().retried > 2)
+        assert await until(lambda: exporter.stats().retried > 2)
         await exporter.aclose(0.1)
         assert (exporter.stats().spooled, exporter.stats().dropped) == (4, {})
         assert balanced(exporter)
     async with collector() as server, running(endpoint=server.url, spool=tmp_path) as exporter:
-        assert await _until(lambda: sorted(server.accepted) == [1, 2, 3, 4])
+        assert await until(lambda: sorted(server.accepted) == [1, 2, 3, 4])
 
 
 async def test_caps(tmp_path: Path) -> None:
@@ -153,8 +146,8 @@ async def test_caps(tmp_path: Path) -> None:
     async with running(**options, max_spool_age=60) as exporter:
         feed(exporter, 5)
         await exporter.flush()
-        assert await _until(lambda: exporter.stats().dropped == {"spool_expired": old * 5})
-        assert await _until(lambda: len(_segments(tmp_path)) == 1)  # files go a moment after the books say so
+        assert await until(lambda: exporter.stats().dropped == {"spool_expired": old * 5})
+        assert await until(lambda: len(_segments(tmp_path)) == 1)  # files go a moment after the books say so
 
 
 async def test_damaged_and_foreign_files(tmp_path: Path) -> None:
@@ -168,8 +161,8 @@ async def test_damaged_and_foreign_files(tmp_path: Path) -> None:
     (tmp_path / f"{owner}-0000000004.jsonl").mkdir()
     (tmp_path / "notes.txt").write_text("mine")
     async with collector() as server, running(endpoint=server.url, spool=tmp_path) as exporter:
-        assert await _until(lambda: server.accepted == [7])
-        assert await _until(lambda: exporter.stats().delivered == 1)
+        assert await until(lambda: server.accepted == [7])
+        assert await until(lambda: exporter.stats().delivered == 1)
     left = sorted(path.suffix for path in tmp_path.iterdir())
     assert ".txt" in left
     assert ".part" not in left
@@ -187,7 +180,7 @@ async def test_what_only_looks_like_a_segment(tmp_path: Path) -> None:
     link.symlink_to(elsewhere)
     async with collector() as server, running(endpoint=server.url, spool=spool) as exporter:
         feed(exporter, 1)
-        assert await _until(lambda: server.accepted == [1])
+        assert await until(lambda: server.accepted == [1])
     assert sorted(spool.iterdir()) == [fifo, link]
 
 
@@ -200,7 +193,7 @@ async def test_segments_that_are_replaced(tmp_path: Path) -> None:
         segment = _segments(tmp_path / "s")[0]
         segment.rename(tmp_path / "elsewhere")
         os.mkfifo(segment)
-        assert await _until(lambda: exporter.stats().dropped == {"spool_corrupt": 1})
+        assert await until(lambda: exporter.stats().dropped == {"spool_corrupt": 1})
 
 
 async def test_segments_that_vanish(tmp_path: Path) -> None:
@@ -210,7 +203,7 @@ async def test_segments_that_vanish(tmp_path: Path) -> None:
         await exporter.flush()
         for path in _segments(tmp_path):
             path.unlink()
-        assert await _until(lambda: exporter.stats().dropped.get("spool_corrupt") == 3)
+        assert await until(lambda: exporter.stats().dropped.get("spool_corrupt") == 3)
         assert balanced(exporter)
 
 
@@ -226,13 +219,13 @@ async def test_segments_that_grow(tmp_path: Path) -> None:
         feed(exporter, 1)
         await exporter.flush()
         # The first request has failed: nobody reads the file before the next one.
-        assert await _until(lambda: exporter.stats().last_error is not None)
+        assert await until(lambda: exporter.stats().last_error is not None)
         segment = _segments(tmp_path)[0]
         whole = segment.read_bytes()
         segment.write_bytes(whole + whole.replace(b'"spanId":"%016x"' % 1, b'"spanId":"%016x"' % 2))
         gate.set()
-        assert await _until(lambda: sorted(server.accepted) == [1, 2])
-        assert await _until(lambda: exporter.stats().delivered == 2)
+        assert await until(lambda: sorted(server.accepted) == [1, 2])
+        assert await until(lambda: exporter.stats().delivered == 2)
         assert balanced(exporter)
         assert not exporter.stats().dropped_total
 
@@ -248,12 +241,12 @@ async def test_a_lock_that_is_tidied_away(tmp_path: Path, is_all: bool) -> None:
                 path.unlink()
         if is_all:
             (tmp_path / "s").rmdir()
-        assert await _until(lambda: list(tmp_path.glob("s/*.lock")))
+        assert await until(lambda: list(tmp_path.glob("s/*.lock")))
         feed(exporter, 1, 2)
         await exporter.flush()
         async with collector() as server, running(endpoint=server.url, spool=tmp_path / "s") as neighbour:
             feed(neighbour, 1, 9)
-            assert await _until(lambda: neighbour.stats().delivered == 1)
+            assert await until(lambda: neighbour.stats().delivered == 1)
             assert server.accepted == [9]
         assert exporter.stats().spooled + exporter.stats().in_flight == (1 if is_all else 2)
 
@@ -272,7 +265,7 @@ async def test_a_disk_that_fails(tmp_path: Path, kind: str, monkeypatch: pytest.
         monkeypatch.setattr(Spool, "write", full)
     async with collector() as server, running(endpoint=server.url, spool=directory) as exporter:
         feed(exporter, 3)
-        assert await _until(lambda: exporter.stats().delivered == 3)
+        assert await until(lambda: exporter.stats().delivered == 3)
         assert "spool" in (exporter.stats().last_error or "")
         assert balanced(exporter)
 
@@ -331,11 +324,11 @@ async def test_spans_of_others_travel_apart(tmp_path: Path) -> None:
         return Answer(400 if 7 in seen.ids else 200)
 
     async with collector(script) as server, running(endpoint=server.url, spool=tmp_path, schedule_delay=5) as exporter:
-        assert await _until(lambda: exporter.stats().spooled == 1)
+        assert await until(lambda: exporter.stats().spooled == 1)
         feed(exporter, 2)
         await exporter.flush(5)
-        assert await _until(lambda: exporter.stats().delivered == 2)
-        assert await _until(lambda: exporter.stats().dropped == {"rejected_400": 1})
+        assert await until(lambda: exporter.stats().delivered == 2)
+        assert await until(lambda: exporter.stats().dropped == {"rejected_400": 1})
 
 
 def test_what_was_being_sent_when_its_sender_went_counts_as_tried(tmp_path: Path) -> None:
@@ -359,8 +352,8 @@ async def test_a_file_from_the_future(tmp_path: Path) -> None:
     path.write_bytes(body([(encoder.group(span(7)), encoder.span(span(7)))]))
     os.utime(path, (time.time() + 86400,) * 2)
     async with collector() as server, running(endpoint=server.url, spool=tmp_path, schedule_delay=0.1) as exporter:
-        assert await _until(lambda: server.accepted == [7])
-        assert await _until(lambda: exporter.stats().delivered == 1)
+        assert await until(lambda: server.accepted == [7])
+        assert await until(lambda: exporter.stats().delivered == 1)
 
 
 _PROGRAM = """
@@ -397,8 +390,8 @@ async def test_kill_9(tmp_path: Path) -> None:
         assert await anyio.to_thread.run_sync(process.wait) == -signal.SIGKILL
         accepted |= {int(ids[at : at + 16], 16) for at in range(0, len(ids) // 16 * 16, 16)}
     async with collector() as server, running(endpoint=server.url, spool=tmp_path) as exporter:
-        assert await _until(lambda: accepted <= set(server.accepted))
-        assert await _until(lambda: not exporter.stats().spooled)
+        assert await until(lambda: accepted <= set(server.accepted))
+        assert await until(lambda: not exporter.stats().spooled)
         assert balanced(exporter)
     assert not _segments(tmp_path)
 

@@ -9,8 +9,9 @@ import anyio
 import anyio.abc
 import pytest
 from anyio.streams.tls import TLSListener
+from tests.exports import feed, running
 
-from .support import Collector, feed, running
+from .support import Collector
 
 pytestmark = [
     pytest.mark.anyio,
