@@ -13,6 +13,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from pydantic import BaseModel
 from tests.pace import paces
 
 import genai_async as ga
@@ -79,6 +80,25 @@ class Dumped:
 
     def model_dump(self, **options: Any) -> dict[str, Any]:
         return self.fields
+
+
+class City(BaseModel):
+    name: str
+
+
+class Parsed(BaseModel):
+    """A message as the OpenAI client gives it for structured output: with more in it than its types say."""
+
+    role: str = "assistant"
+    content: str
+    parsed: None = None
+
+
+class Plain:
+    """An object whose dump takes no options."""
+
+    def model_dump(self) -> dict[str, Any]:
+        return {"role": "assistant", "content": "so", "input_tokens": 3}
 
 
 def text(content: str) -> dict[str, Any]:
@@ -559,6 +579,18 @@ def test_media_are_one_thing(spans: Traced, turn: ga.Turn, given: dict[str, Any]
     turn.start_llm("m", provider_name="p").attach_media(**given).end()
     assert spans.faults == {"LLM.attach_media": 1}
     assert spans.json("gen_ai.output.messages") is None
+
+
+def test_models_are_dumped_without_a_word(spans: Traced, turn: ga.Turn) -> None:
+    """What pydantic would warn of is neither said nor lost, wherever a model is read."""
+    given = Parsed.model_construct(content='{"name":"Osaka"}', parsed=City(name="Osaka"), input_tokens=3)
+    for model in (given, Plain()):
+        llm = turn.start_llm("m", provider_name="p", input_messages=[model], tool_definitions=[model])
+        llm.record(output_messages=model, usage=model).end()
+        assert spans.json("gen_ai.input.messages") == spans.json("gen_ai.output.messages")
+        turn.start_tool("t", arguments=[model]).end()
+        assert spans.json("gen_ai.tool.call.arguments")[0]["role"] == "assistant"
+    assert spans.faults == {"LLM.tool_definitions": 2, "LLM.usage": 1}
 
 
 def test_pieces_of_a_stream_become_one_message(spans: Traced, turn: ga.Turn) -> None:

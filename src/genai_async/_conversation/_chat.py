@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from ._copying import MAX_CONTENT_BYTES, Copier, encoded_within, readable
+from ._copying import MAX_CONTENT_BYTES, Copier, as_dict, encoded_within, readable
 from ._faults import FieldError, PartError, each, reason_of, whole
 from ._messages import (
     BlobPart,
@@ -53,7 +53,7 @@ def to_messages(value: object, role: str) -> tuple[Message, ...]:
     """Messages from one message or an iterable of them; plain strings get `role`."""
     if type(value) is list or type(value) is tuple:
         return _newest(cast("list[object]", value), role)
-    if isinstance(value, str | Message) or _as_dict(value) is not None:
+    if isinstance(value, str | Message) or as_dict(value) is not None:
         return _newest([value], role)
     if not isinstance(value, Iterable):
         raise FieldError(f"not a message: {type(value).__name__}")
@@ -108,7 +108,7 @@ def to_output_messages(value: object) -> tuple[Message, ...]:
 
 def to_instructions(value: object) -> tuple[Part, ...]:
     """System instructions as text parts, from strings, parts, `{"type": "text"}` dicts or whole system messages."""
-    single = isinstance(value, str | msgspec.Struct) or _as_dict(value) is not None
+    single = isinstance(value, str | msgspec.Struct) or as_dict(value) is not None
     found, reasons = each(_instruction, [value] if single else _bounded(value))
     parts = [part for item in found for part in (item.parts if isinstance(item, Message) else (item,))]
     return whole(tuple(parts), parts, reasons)
@@ -117,7 +117,7 @@ def to_instructions(value: object) -> tuple[Part, ...]:
 def _instruction(item: object) -> Message | Part:
     if isinstance(item, str):
         return TextPart(item)
-    found = None if isinstance(item, Message) else _as_dict(item)
+    found = None if isinstance(item, Message) else as_dict(item)
     if isinstance(item, Message) or (found is not None and "role" in found):
         return _to_message(item, "system")
     return _flat(_to_part(item))
@@ -134,7 +134,7 @@ def to_tool_definitions(value: object) -> tuple[dict[str, Any], ...]:
 
 
 def _to_tool_definition(item: object) -> dict[str, Any]:
-    found = msgspec.structs.asdict(item) if isinstance(item, ToolDefinition) else _as_dict(item)
+    found = msgspec.structs.asdict(item) if isinstance(item, ToolDefinition) else as_dict(item)
     if found is None:
         raise FieldError(f"not a tool definition: {type(item).__name__}")
     source = found.get("function") if isinstance(found.get("function"), Mapping) else found
@@ -156,7 +156,7 @@ def _to_message(value: object, role: str) -> Message:
         return _checked(value)
     if isinstance(value, str):
         return Message(role, (TextPart(value),))
-    found = _as_dict(value)
+    found = as_dict(value)
     if found is None:
         raise FieldError(f"not a message: {type(value).__name__}")
     return _from_dict(found, role)
@@ -207,14 +207,6 @@ def _is_short(value: object) -> bool:
 
 # Their texts are not copied, however long.
 _PLAIN_PARTS: Final = frozenset({TextPart, ReasoningPart, BlobPart, UriPart, FilePart})
-
-
-def _as_dict(value: object) -> _Dict | None:
-    if isinstance(value, Mapping):
-        return cast(_Dict, value)
-    # The OpenAI and Anthropic SDKs give pydantic models; their dump is the dict of the API.
-    dump = getattr(value, "model_dump", None)
-    return cast(_Dict, dump()) if callable(dump) and not isinstance(value, type) else None
 
 
 def _from_dict(value: _Dict, role: str) -> Message:
@@ -281,7 +273,7 @@ def _spoken(audio: _Dict) -> Part:
 def _content_parts(content: object) -> Iterable[object]:
     if content is None:
         return ()
-    if isinstance(content, str) or _as_dict(content) is not None:
+    if isinstance(content, str) or as_dict(content) is not None:
         return (content,)
     if isinstance(content, Iterable):
         return _bounded(cast(object, content))
@@ -318,7 +310,7 @@ def _to_part(value: object) -> Part:
         TextPart | ReasoningPart | ToolCallPart | ToolCallResponsePart | BlobPart | FilePart | GenericPart,
     ):
         return value
-    found = _as_dict(value)
+    found = as_dict(value)
     if found is None:
         raise FieldError(f"not a message part: {type(value).__name__}")
     kind = found.get("type")

@@ -56,11 +56,31 @@ def own_method(value: Any, name: str) -> Any:
     return getattr(value, name) if callable(getattr(cast("type[object]", type(value)), name, None)) else None
 
 
+def dumped(value: object, **options: Any) -> object:
+    """What a model of a provider's SDK says of itself; None for what is no model."""
+    dump = own_method(value, "model_dump")
+    if dump is None:
+        return None
+    try:
+        # Pydantic warns of what a client has parsed further than its types say.
+        return dump(warnings=False, **options)
+    except (TypeError, ValueError):
+        return dump()  # one that takes no options, or not these
+
+
+def as_dict(value: object) -> Mapping[str, Any] | None:
+    """A mapping, or what a model of an SDK dumps as one: the dict of its API. None for anything else."""
+    if isinstance(value, Mapping):
+        return cast("Mapping[str, Any]", value)
+    found = dumped(value)
+    return cast("Mapping[str, Any]", found) if isinstance(found, Mapping) else None
+
+
 def readable(value: Any) -> object:
     """What msgspec has no encoding for: the SDKs' models, the standard library's mappings, and at last their text."""
-    dump = own_method(value, "model_dump")
-    if dump is not None:
-        return dump(mode="json")
+    found = dumped(value, mode="json")
+    if found is not None:
+        return found
     if issubclass(type(cast(object, value)), _MAPPINGS):
         return dict(value)
     return str(value)

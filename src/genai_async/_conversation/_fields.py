@@ -22,6 +22,7 @@ from ._chat import (
     to_output_messages,
     to_tool_definitions,
 )
+from ._copying import as_dict
 from ._faults import FieldError, each, whole
 from ._messages import Dumps, Usage
 
@@ -206,7 +207,7 @@ def to_usage(value: Any) -> Usage:
     """
     if isinstance(value, Usage):
         return value
-    found = _mapping_of(value)
+    found = as_dict(value)
     if found is None:
         raise FieldError(f"expected Usage or a mapping, not {type(value).__name__}")
     # In this order: LiteLLM tells OpenAI's totals, which include what was cached, and Anthropic's counts of the cache.
@@ -221,12 +222,6 @@ def to_usage(value: Any) -> Usage:
     return Usage(**{name: found.get(name) for name in Usage.__struct_fields__})
 
 
-def _mapping_of(value: Any) -> Mapping[str, Any] | None:
-    dump = getattr(value, "model_dump", None)
-    found = dump() if callable(dump) else value
-    return cast("Mapping[str, Any]", found) if isinstance(found, Mapping) else None
-
-
 def _anthropic_usage(found: Mapping[str, Any]) -> Usage:
     read, written = found.get("cache_read_input_tokens"), found.get("cache_creation_input_tokens")
     fresh = found.get("input_tokens")
@@ -235,8 +230,8 @@ def _anthropic_usage(found: Mapping[str, Any]) -> Usage:
 
 
 def _openai_usage(found: Mapping[str, Any]) -> Usage:
-    received = _mapping_of(found.get("prompt_tokens_details") or found.get("input_tokens_details")) or {}
-    sent = _mapping_of(found.get("completion_tokens_details") or found.get("output_tokens_details")) or {}
+    received = as_dict(found.get("prompt_tokens_details") or found.get("input_tokens_details")) or {}
+    sent = as_dict(found.get("completion_tokens_details") or found.get("output_tokens_details")) or {}
     cached = received.get("cached_tokens")
     return Usage(
         found.get("prompt_tokens", found.get("input_tokens")),
