@@ -111,7 +111,7 @@ class _StartsTools(SpanHandle):
         return agent
 
     def _child_base(self) -> Context | None:
-        return None if self._runtime is None else self._context or self.context
+        return None if self._runtime is None else self.context
 
 
 class _StartsLLMs(_StartsTools):
@@ -155,9 +155,13 @@ class _StartsLLMs(_StartsTools):
             server = (server_address, None if server_address is None else server_port)
             llm._begin_llm(model, provider_name, operation, server, attributes, start_time)
             if llm._attributes is not None:
-                if options:
-                    llm._record(options)
-                llm._record_content(input_messages, system_instructions, tool_definitions)
+                given = {
+                    "input_messages": input_messages,
+                    "system_instructions": system_instructions,
+                    "tool_definitions": tool_definitions,
+                    **options,
+                }
+                llm._record(given)
         return llm
 
 
@@ -306,9 +310,7 @@ class Turn(_Agent):
         name, model, description = agent
         self._start_agent(name, model, description, own=own, start_time=start_time, link=link)
         if self._attributes is not None:
-            for field, value in given.items():
-                if value is not None:
-                    self._put(field, value)
+            self._record(given)
             if said is not None:
                 self.user(said)
 
@@ -467,15 +469,6 @@ class LLM(_StartsTools):
         """Pass a streamed response through, timing its chunks; see `Stream`."""
         return Stream(self, chunks)
 
-    def _record_content(self, messages: Any, instructions: Any, tools: Any) -> None:
-        for name, value in (
-            ("input_messages", messages),
-            ("system_instructions", instructions),
-            ("tool_definitions", tools),
-        ):
-            if value is not None:
-                self._put(name, value)
-
     def _add(self, kind: type[TextPart | ReasoningPart], text: str) -> Self:
         if self._gate.capture and self._may_record("text"):
             try:
@@ -605,7 +598,6 @@ def _given_text(value: object) -> str | None:
         return None
 
 
-_NOT_GIVEN: Final = object()
 _MAX_CHOICES: Final = 128
 _WORD_SIZE: Final = 64  # about what an address or a file's id takes
 
@@ -635,8 +627,7 @@ class Tool(_StartsLLMs):
     @property
     def result(self) -> Any:
         """What the tool returned; set it once the tool has run. None is a result, too."""
-        found = getattr(self, "_result", _NOT_GIVEN)
-        return None if found is _NOT_GIVEN else found
+        return getattr(self, "_result", None)
 
     @result.setter
     def result(self, value: Any) -> None:
