@@ -90,6 +90,14 @@ def test_a_turn(spans: Traced) -> None:
     }
 
 
+@pytest.mark.parametrize("wrong", ["443", "", -1, True, 443.0])
+def test_a_port_is_a_number(spans: Traced, turn: ga.Turn, wrong: Any) -> None:
+    """What is no port is dropped and counted, at the start as later."""
+    turn.start_llm("m", provider_name="p", server_address="h", server_port=wrong).record(server_port=wrong).end()
+    assert "server.port" not in spans.last().attributes
+    assert spans.faults == {"server.port": 1, "LLM.server_port": 1}
+
+
 def test_a_turn_that_knows_nothing(spans: Traced) -> None:
     """What was not given is absent, and a span without an agent's name has the operation's alone."""
     ga.Session(session_id="c-1").start_turn().end()

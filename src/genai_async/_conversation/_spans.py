@@ -502,7 +502,7 @@ class LLM(_StartsTools):
         model: str | None,
         provider: str | None,
         operation: str,
-        server: tuple[str | None, int | None],
+        server: tuple[str | None, object],
         own: Mapping[str, Any] | None,
         start_time: Time | None,
     ) -> None:
@@ -512,6 +512,10 @@ class LLM(_StartsTools):
             operation = self._checked_operation(operation)
         self._operation = operation
         address, port = server
+        if type(port) is str:
+            # Any other attribute known at the start may be one.
+            self._drop(sc.SERVER_PORT, FieldError("expected an integer, not str"))
+            port = None
         known = (
             (sc.PROVIDER, provider),
             # What is no text goes on, to be dropped and counted as such.
