@@ -601,13 +601,40 @@ def test_pieces_of_a_stream_become_one_message(spans: Traced, turn: ga.Turn) -> 
 
 
 def test_pieces_join_the_message_that_was_recorded(spans: Traced, turn: ga.Turn) -> None:
-    """One message is one choice: what is said beside a recorded answer is part of the last one."""
-    llm = turn.start_llm("m", provider_name="p").output("more").attach_media(b"x", mime_type="image/png")
+    """One message is one choice: what comes beside a recorded answer is part of the last one."""
+    llm = turn.start_llm("m", provider_name="p").think("hm").attach_media(b"x", mime_type="image/png")
     llm.record(output_messages=["one", "two", ga.Message.tool_result("c", 1)]).end()
     first, second, third = spans.json("gen_ai.output.messages")
     assert first == message("assistant", text("one"))
-    assert [part["type"] for part in second["parts"]] == ["text", "text", "blob"]
+    assert [part["type"] for part in second["parts"]] == ["reasoning", "text", "blob"]
     assert third["role"] == "tool"
+
+
+@pytest.mark.parametrize("is_recorded_first", [False, True])
+@pytest.mark.parametrize(
+    ("recorded", "expected"),
+    [
+        (["It is in Osaka."], [message("assistant", text("It is in Osaka."))]),
+        (["so", ga.Message.assistant()], [message("assistant", text("so")), message("assistant")]),
+        (
+            [ga.Message.assistant(tool_calls=[ga.ToolCallPart("t", "1")])],
+            [message("assistant", text("It is in Osaka."), {"type": "tool_call", "name": "t", "id": "1"})],
+        ),
+        ([ga.Message.user("q")], [message("user", text("q")), message("assistant", text("It is in Osaka."))]),
+    ],
+)
+def test_an_answer_is_recorded_once(
+    spans: Traced, turn: ga.Turn, recorded: Any, expected: Any, is_recorded_first: bool
+) -> None:
+    """Text that is recorded in a message stands for its pieces, in whichever order they come."""
+    llm = turn.start_llm("m", provider_name="p")
+    if is_recorded_first:
+        llm.record(output_messages=recorded)
+    llm.output("It is ").output("in Osaka.")
+    if not is_recorded_first:
+        llm.record(output_messages=recorded)
+    llm.end()
+    assert spans.json("gen_ai.output.messages") == expected
 
 
 def test_what_a_model_says_is_kept_within_bounds() -> None:

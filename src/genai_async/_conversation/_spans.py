@@ -431,11 +431,15 @@ class LLM(_StartsTools):
                 self._drop("LLM.usage", exc)
 
     def output(self, text: str) -> Self:
-        """Add to the text that the model answers; pieces of a stream become one text."""
+        """Add to the text that the model answers; pieces of a stream become one text.
+
+        If an assistant's message with text is recorded, too, that is the answer: the pieces are left out, whether they
+        came before it or after.
+        """
         return self._add(TextPart, text)
 
     def think(self, text: str) -> Self:
-        """Add to what the model reasons before it answers."""
+        """Add to what the model reasons before it answers; a recorded message with reasoning stands for all pieces."""
         return self._add(ReasoningPart, text)
 
     def attach_media(
@@ -569,19 +573,23 @@ class LLM(_StartsTools):
             agent._tally(self._usage, attributes.get(sc.RESPONSE_FINISH_REASONS))
 
     def _put_pieces(self, pieces: list[Part]) -> None:
-        parts: list[Part] = []
-        for kind in (ReasoningPart, TextPart):
-            texts = [piece.content for piece in pieces if type(piece) is kind]
-            if texts:
-                parts.append(kind("".join(texts)))
-        parts += [piece for piece in pieces if type(piece) is not ReasoningPart and type(piece) is not TextPart]
         messages: list[Message] = list(self._waiting.get(sc.OUTPUT_MESSAGES, ()))
+        # A message that was recorded says all of what came in pieces before, or is repeated in pieces later.
+        told = {type(part) for message in messages if message.role == "assistant" for part in message.parts}
+        said: list[Part] = []
+        for kind in (ReasoningPart, TextPart):
+            texts = [piece.content for piece in pieces if type(piece) is kind and kind not in told]
+            if texts:
+                said.append(kind("".join(texts)))
+        media = [piece for piece in pieces if type(piece) is not ReasoningPart and type(piece) is not TextPart]
+        if not said and not media:
+            return
         # One message is one choice: what is said beside a recorded message belongs to it.
         last = next((place for place in reversed(range(len(messages))) if messages[place].role == "assistant"), None)
         if last is None:
-            messages.append(Message("assistant", tuple(parts)))
+            messages.append(Message("assistant", (*said, *media)))
         else:
-            messages[last] = msgspec.structs.replace(messages[last], parts=(*messages[last].parts, *parts))
+            messages[last] = msgspec.structs.replace(messages[last], parts=(*said, *messages[last].parts, *media))
         self._put("output_messages", messages)
 
 
