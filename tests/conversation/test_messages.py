@@ -861,6 +861,21 @@ def test_an_address_that_is_the_medium(spans: Traced, turn: ga.Turn) -> None:
     assert found == {"type": "blob", "modality": "document", "content": "aGVsbG8=", "mime_type": "text/plain"}
 
 
+@pytest.mark.parametrize("is_one_message", [False, True])
+def test_the_last_images_are_kept(spans: Traced, turn: ga.Turn, is_one_message: bool) -> None:
+    """Of more images than an attribute holds the last ones are whole; of the others only the size is said."""
+    images = [{"type": "image_url", "image_url": f"data:image/png;base64,{'ABCD' * 125_000}"}] * 20
+    contents = [images] if is_one_message else [[image] for image in images]
+    history = [{"role": "user", "content": content} for content in contents]
+    llm = turn.start_llm("m", provider_name="p")
+    took = paces(lambda: llm.record(input_messages=history))
+    llm.end()
+    parts = [part for found in spans.json("gen_ai.input.messages") for part in found["parts"]]
+    assert [part["content"] for part in parts[-3:]] == ["ABCD" * 125_000] * 3
+    assert {part["content"] for part in parts[:-3]} == {"…[500022 bytes, truncated]"}
+    assert took < 20
+
+
 def test_large_media_are_cut_before_they_are_written(spans: Traced, turn: ga.Turn) -> None:
     """Of bytes that no attribute could hold only the beginning is turned into text, with a marker."""
     llm, picture = turn.start_llm("m", provider_name="p"), b"x" * 60_000_000

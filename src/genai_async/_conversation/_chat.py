@@ -8,7 +8,7 @@ A value of no known shape raises `FieldError`; a part of an unknown type becomes
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, TypeAlias, cast
 from urllib.parse import unquote_to_bytes
@@ -64,7 +64,7 @@ def _newest(items: list[object], role: str) -> tuple[Message, ...]:
     """Messages from the last items; where there are too many, the first one says so."""
     found: list[Message] = []
     reasons: list[str] = []
-    left = _MAX_PARTS
+    left, room = _MAX_PARTS, _MAX_MEDIA
     for item in reversed(items):
         if left <= 0:
             found.append(Message.system(_missing(items)))
@@ -79,6 +79,11 @@ def _newest(items: list[object], role: str) -> tuple[Message, ...]:
             reasons.append(reason_of(exc))
             continue
         left -= len(message.parts)
+        for part in message.parts:
+            if type(part) is UriPart:
+                parts, room = _inlined(message.parts, room)
+                message = msgspec.structs.replace(message, parts=parts)
+                break
         found.append(message)
     found.reverse()
     return whole(tuple(found), found, reasons)
@@ -111,7 +116,7 @@ def to_instructions(value: object) -> tuple[Part, ...]:
     single = isinstance(value, str | msgspec.Struct) or as_dict(value) is not None
     found, reasons = each(_instruction, [value] if single else _bounded(value))
     parts = [part for item in found for part in (item.parts if isinstance(item, Message) else (item,))]
-    return whole(tuple(parts), parts, reasons)
+    return whole(_inlined(parts, _MAX_MEDIA)[0], parts, reasons)
 
 
 def _instruction(item: object) -> Message | Part:
@@ -205,6 +210,16 @@ def _is_short(value: object) -> bool:
         return False  # what is not quite JSON is looked at by the copier
 
 
+_OWN_PARTS: Final = (
+    TextPart,
+    ReasoningPart,
+    ToolCallPart,
+    ToolCallResponsePart,
+    BlobPart,
+    UriPart,
+    FilePart,
+    GenericPart,
+)
 # Their texts are not copied, however long.
 _PLAIN_PARTS: Final = frozenset({TextPart, ReasoningPart, BlobPart, UriPart, FilePart})
 
@@ -303,12 +318,7 @@ def decoded(arguments: object) -> object:
 def _to_part(value: object) -> Part:
     if isinstance(value, str):
         return TextPart(value)
-    if isinstance(value, UriPart):
-        return media_from_url(value.uri, value.modality, value.mime_type) if isinstance(value.uri, str) else value
-    if isinstance(
-        value,
-        TextPart | ReasoningPart | ToolCallPart | ToolCallResponsePart | BlobPart | FilePart | GenericPart,
-    ):
+    if isinstance(value, _OWN_PARTS):
         return value
     found = as_dict(value)
     if found is None:
@@ -382,7 +392,7 @@ def _call_output(value: _Dict) -> Part:
 
 def _image_url(value: _Dict) -> Part:
     given = value["image_url"]
-    return media_from_url(cast(_Dict, given)["url"] if isinstance(given, Mapping) else given, "image")
+    return _at(cast(_Dict, given)["url"] if isinstance(given, Mapping) else given, "image")
 
 
 def _input_image(value: _Dict) -> Part:
@@ -405,7 +415,7 @@ def _file(value: _Dict) -> Part:
     data = given.get("file_data")
     if isinstance(data, str) and not _is_data(data):
         return BlobPart("document", data)
-    return media_from_url(cast(str, given.get("file_url") or data), "document")
+    return _at(given.get("file_url") or data, "document")
 
 
 def _sourced(value: _Dict) -> Part:
@@ -415,18 +425,21 @@ def _sourced(value: _Dict) -> Part:
         return BlobPart(modality, source["data"], source.get("media_type"))
     if source["type"] == "file":
         return FilePart(modality, source["file_id"])
-    return media_from_url(source["url"], modality) if source["type"] == "url" else _generic(value)
+    return _at(source["url"], modality) if source["type"] == "url" else _generic(value)
 
 
-# What base64 makes of it fits in an attribute, with room for the rest.
-_MAX_MEDIA: Final = MAX_CONTENT_BYTES // 2
-_MAX_ESCAPED: Final = 128 * 1024
+# What an attribute holds, with room for the rest.
+_MAX_MEDIA: Final = MAX_CONTENT_BYTES * 7 // 8
+_MAX_BYTES: Final = MAX_CONTENT_BYTES // 2  # what base64 makes of it fits, with room for the rest
+# What is not in base64 takes so much longer to read.
+_ESCAPES: Final = 16
+_LONGEST_HEAD: Final = 1_000
 
 
 def blob_of(content: bytes, modality: str, mime_type: str | None) -> Part:
     """Media inline; of what no attribute could hold only the beginning is encoded."""
-    blob = BlobPart.of(content[:_MAX_MEDIA], modality=modality, mime_type=mime_type)
-    if len(content) <= _MAX_MEDIA:
+    blob = BlobPart.of(content[:_MAX_BYTES], modality=modality, mime_type=mime_type)
+    if len(content) <= _MAX_BYTES:
         return blob
     return BlobPart(modality, f"{blob.content}…[{len(content)} bytes, truncated]", mime_type)
 
@@ -435,21 +448,48 @@ def _is_data(url: str) -> bool:
     return url[:5].lower() == "data:"
 
 
+def _at(url: object, modality: str, mime_type: str | None = None) -> Part:
+    if not isinstance(url, str):
+        raise FieldError("an address must be a string")
+    return UriPart(modality, url, mime_type)
+
+
+def _inlined(parts: Sequence[Part], room: int) -> tuple[tuple[Part, ...], int]:
+    """The parts with what `data:` URLs carry as blobs, and the room that is left; the last ones have it first."""
+    found = list(parts)
+    for place in reversed(range(len(found))):
+        part = found[place]
+        if type(part) is UriPart and _is_data(part.uri):
+            found[place], room = _blob_in(part.uri, part.modality, part.mime_type, room)
+    return tuple(found), room
+
+
 def media_from_url(url: str, modality: str | None = None, mime_type: str | None = None) -> Part:
     """A media part from an address; a `data:` URL becomes the blob that it carries."""
-    if not _is_data(url):
-        return UriPart(modality or "document", url, mime_type)
-    head, _, body = url[5:_MAX_MEDIA].partition(",")
+    if _is_data(url):
+        return _blob_in(url, modality, mime_type, _MAX_MEDIA)[0]
+    return UriPart(modality or "document", url, mime_type)
+
+
+def _blob_in(url: str, modality: str | None, mime_type: str | None, room: int) -> tuple[Part, int]:
+    """What a `data:` URL carries, and the room that is left.
+
+    Of what has no room only the size is said: a copy would be thrown away, and half an image shows nothing. What is not
+    in base64 is a text, whose beginning says something.
+    """
+    head = url[5:_LONGEST_HEAD].partition(",")[0]
     mime_type = head.partition(";")[0] or mime_type
-    longest = _MAX_MEDIA
+    start = len("data:,") + len(head)
     if head.lower().endswith(";base64"):
-        content = body
+        taken = cost = len(url) - start if len(url) - start <= room else 0
+        content = url[start : start + taken]
     else:
-        longest = _MAX_ESCAPED
-        content = base64.b64encode(unquote_to_bytes(body[:longest])).decode("ascii")
-    if len(url) > longest:
+        taken = min(len(url) - start, room // _ESCAPES)
+        cost = taken * _ESCAPES
+        content = base64.b64encode(unquote_to_bytes(url[start : start + taken])).decode("ascii")
+    if start + taken < len(url):
         content += f"…[{len(url)} bytes, truncated]"
-    return BlobPart(modality or modality_of(mime_type), content, mime_type)
+    return BlobPart(modality or modality_of(mime_type), content, mime_type), room - cost
 
 
 def _blob(value: _Dict) -> Part:
@@ -457,7 +497,7 @@ def _blob(value: _Dict) -> Part:
 
 
 def _uri(value: _Dict) -> Part:
-    return media_from_url(value["uri"], value["modality"], value.get("mime_type"))
+    return _at(value["uri"], value["modality"], value.get("mime_type"))
 
 
 _PARTS: Final[dict[str, Callable[[_Dict], Part]]] = {
