@@ -263,7 +263,11 @@ OPENAI: dict[str, tuple[Any, Any]] = {
     ),
     "spoken answer": (
         {"role": "assistant", "content": None, "audio": {"id": "a-1", "data": SOUND, "transcript": "hi"}},
-        message("assistant", {"type": "blob", "modality": "audio", "content": SOUND}),
+        message("assistant", text("hi"), {"type": "blob", "modality": "audio", "content": SOUND}),
+    ),
+    "custom tool call": (
+        {"role": "assistant", "tool_calls": [{"id": "1", "type": "custom", "custom": {"name": "code", "input": "{}"}}]},
+        message("assistant", {"type": "tool_call", "name": "code", "id": "1", "arguments": "{}"}),
     ),
     "spoken answer by id": (
         {"role": "assistant", "audio": {"id": "a-1"}},
@@ -298,7 +302,35 @@ RESPONSES: dict[str, tuple[Any, Any]] = {
     ),
     "refusal": (
         {"type": "message", "role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
-        message("assistant", {"type": "refusal", "refusal": "no"}),
+        message("assistant", text("no")),
+    ),
+    "custom tool call": (
+        {"type": "custom_tool_call", "id": "x", "call_id": "1", "name": "code", "input": "print(1)"},
+        message("assistant", {"type": "tool_call", "name": "code", "id": "1", "arguments": "print(1)"}),
+    ),
+    "custom tool call output": (
+        {"type": "custom_tool_call_output", "call_id": "1", "output": "1"},
+        message("tool", {"type": "tool_call_response", "response": "1", "id": "1"}),
+    ),
+    "reasoning that is hidden": (
+        {"type": "reasoning", "id": "r", "summary": [], "encrypted_content": "zz"},
+        message("assistant", {"type": "reasoning", "id": "r", "summary": [], "encrypted_content": "zz"}),
+    ),
+    "reasoning and its summary": (
+        {"type": "reasoning", "summary": [{"text": "short"}], "content": [{"type": "reasoning_text", "text": "long"}]},
+        message("assistant", {"type": "reasoning", "content": "long"}),
+    ),
+    "a tool on another server": (
+        {"type": "mcp_call", "id": "m", "name": "t", "server_label": "s", "arguments": '{"a":1}', "error": None},
+        message(
+            "assistant",
+            {
+                "type": "server_tool_call",
+                "id": "m",
+                "name": "t",
+                "server_tool_call": {"type": "mcp", "server_label": "s", "arguments": {"a": 1}},
+            },
+        ),
     ),
     "function call": (
         {"type": "function_call", "id": "fc", "call_id": "call_1", "name": "track", "arguments": '{"id": 7}'},
@@ -325,8 +357,20 @@ RESPONSES: dict[str, tuple[Any, Any]] = {
         message("user", {"type": "uri", "modality": "document", "uri": "https://x/f"}),
     ),
     "an item of another kind": (
+        {"type": "computer_call", "id": "cc", "status": "completed"},
+        message("assistant", {"type": "computer_call", "id": "cc", "status": "completed"}),
+    ),
+    "a search that the provider ran": (
         {"type": "web_search_call", "id": "ws", "status": "completed"},
-        message("assistant", {"type": "web_search_call", "id": "ws", "status": "completed"}),
+        message(
+            "assistant",
+            {
+                "type": "server_tool_call",
+                "id": "ws",
+                "name": "web_search",
+                "server_tool_call": {"type": "web_search", "status": "completed"},
+            },
+        ),
     ),
 }
 
@@ -400,7 +444,35 @@ ANTHROPIC: dict[str, tuple[Any, Any]] = {
     ),
     "tool of the provider": (
         {"role": "assistant", "content": [{"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}}]},
-        {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}},
+        {
+            "type": "server_tool_call",
+            "id": "s",
+            "name": "web_search",
+            "server_tool_call": {"type": "web_search", "input": {}},
+        },
+    ),
+    "tool on another server": (
+        {
+            "role": "assistant",
+            "content": [{"type": "mcp_tool_use", "id": "s", "name": "t", "server_name": "x", "input": {}}],
+        },
+        {
+            "type": "server_tool_call",
+            "id": "s",
+            "name": "t",
+            "server_tool_call": {"type": "mcp", "server_name": "x", "input": {}},
+        },
+    ),
+    "result from the provider": (
+        {
+            "role": "assistant",
+            "content": [{"type": "web_search_tool_result", "tool_use_id": "s", "content": [{"title": "T"}]}],
+        },
+        {
+            "type": "server_tool_call_response",
+            "id": "s",
+            "server_tool_call_response": {"type": "web_search", "content": [{"title": "T"}]},
+        },
     ),
 }
 
@@ -413,6 +485,97 @@ def test_anthropic_messages(heard: Convert, given: Any, expected: dict[str, Any]
     assert heard([in_objects]) == [message(given["role"], expected)]
     blocks = [Dumped(**block) for block in given["content"]]
     assert heard({"role": given["role"], "content": blocks}) == [message(given["role"], expected)]
+
+
+@pytest.mark.parametrize(
+    ("block", "role"),
+    [
+        ({"type": "tool_result", "tool_use_id": "1", "content": "Osaka"}, "tool"),
+        ({"type": "web_search_tool_result", "tool_use_id": "s", "content": []}, "assistant"),
+        ({"type": "tool_use", "id": "1", "name": "t", "input": {}}, "assistant"),
+        ({"type": "server_tool_use", "id": "1", "name": "t", "input": {}}, "assistant"),
+        ({"type": "thinking", "thinking": "hm"}, "assistant"),
+        ({"type": "text", "text": "hi"}, "user"),
+        ({"type": "text", "content": "hi"}, "user"),
+        ({"type": "blob", "modality": "image", "content": "AAAA"}, "user"),
+        ({"type": "image", "source": {"type": "url", "url": "https://x/i"}}, "user"),
+    ],
+)
+def test_a_content_block_by_itself(heard: Convert, block: dict[str, Any], role: str) -> None:
+    """A block that stands among messages is what it is in one, ids and all, said by whoever says such."""
+    (inside,) = heard([{"role": role if role != "tool" else "user", "content": [block]}])
+    assert heard([block]) == heard([Dumped(**block)]) == [{**inside, "role": role}]
+
+
+LANGCHAIN: dict[str, tuple[Any, Any]] = {
+    "system": ({"content": "be kind", "type": "system", "id": None}, message("system", text("be kind"))),
+    "human": ({"content": "hi", "type": "human", "name": "ann"}, message("user", text("hi"), name="ann")),
+    "a call": (
+        {
+            "content": "",
+            "type": "ai",
+            "tool_calls": [{"name": "track", "args": {"id": 7}, "id": "call_1", "type": "tool_call"}],
+        },
+        message("assistant", text(""), CALL),
+    ),
+    "a call that is no JSON": (
+        {
+            "content": [],
+            "type": "AIMessageChunk",
+            "tool_calls": [],
+            "invalid_tool_calls": [{"name": "t", "args": "{x", "id": "1", "type": "invalid_tool_call", "error": "e"}],
+        },
+        message("assistant", {"type": "tool_call", "name": "t", "id": "1", "arguments": "{x"}),
+    ),
+    "a call that is in the content, too": (
+        {
+            "content": [text("a"), {"type": "tool_use", "id": "call_1", "name": "track", "input": {"id": 7}}],
+            "type": "ai",
+            "tool_calls": [
+                {"name": "track", "args": {"id": 7}, "id": "call_1", "type": "tool_call"},
+                {"name": "t", "args": {}, "id": "call_2", "type": "tool_call"},
+            ],
+        },
+        message("assistant", text("a"), CALL, {"type": "tool_call", "name": "t", "id": "call_2", "arguments": {}}),
+    ),
+    "a result": (
+        {"content": "Osaka", "type": "tool", "name": "track", "tool_call_id": "call_1", "status": "success"},
+        message("tool", {"type": "tool_call_response", "response": "Osaka", "id": "call_1"}),
+    ),
+    "media": (
+        {
+            "type": "human",
+            "content": [
+                {"type": "image", "source_type": "base64", "data": "AAAA", "mime_type": "image/png"},
+                {"type": "audio", "base64": "AAAA"},
+                {"type": "image", "url": "https://x/i"},
+            ],
+        },
+        message(
+            "user",
+            {"type": "blob", "modality": "image", "content": "AAAA", "mime_type": "image/png"},
+            {"type": "blob", "modality": "audio", "content": "AAAA"},
+            {"type": "uri", "modality": "image", "uri": "https://x/i"},
+        ),
+    ),
+    "reasoning": (
+        {"type": "ai", "content": [{"type": "reasoning", "reasoning": "hm"}]},
+        message("assistant", {"type": "reasoning", "content": "hm"}),
+    ),
+}
+
+
+@pytest.mark.parametrize(("given", "expected"), LANGCHAIN.values(), ids=LANGCHAIN)
+def test_langchain_messages(heard: Convert, given: dict[str, Any], expected: Any) -> None:
+    """The types of LangChain's messages say who speaks."""
+    assert heard([Dumped(additional_kwargs={}, **given)]) == [expected]
+
+
+def test_langchain_instructions(spans: Traced, turn: ga.Turn) -> None:
+    """A system message of LangChain's is text for the instructions."""
+    given = Dumped(type="system", content="be kind")
+    turn.start_llm("m", provider_name="p", system_instructions=[given]).end()
+    assert spans.json("gen_ai.system_instructions") == [text("be kind")]
 
 
 @pytest.mark.parametrize(
@@ -445,6 +608,8 @@ def test_parts_of_a_known_type_and_an_unknown_shape_are_kept(heard: Convert, par
         {"nothing": "known"},
         [["nested"]],
         {"role": "user", "content": 5},
+        {"role": "user"},
+        Dumped(role="user", additional_kwargs={}, blocks=[{"block_type": "text", "text": "hi"}]),
         {"role": "user", "content": [{"no": "type"}]},
         ga.Message(5, ()),  # type: ignore[arg-type]
         ga.Message("user", None),  # type: ignore[arg-type]

@@ -93,7 +93,7 @@ def _missing(items: Collection[object]) -> str:
     return f"[{len(items)} items, truncated]"
 
 
-def _bounded(given: object) -> Iterable[object]:
+def _bounded(given: object) -> list[object] | tuple[object, ...]:
     """The first of too many parts, and a part that says so."""
     items = cast("list[object]", given)
     if not isinstance(given, list | tuple):
@@ -123,7 +123,7 @@ def _instruction(item: object) -> Message | Part:
     if isinstance(item, str):
         return TextPart(item)
     found = None if isinstance(item, Message) else as_dict(item)
-    if isinstance(item, Message) or (found is not None and "role" in found):
+    if isinstance(item, Message) or (found is not None and ("role" in found or found.get("type") in _SPEAKERS)):
         return _to_message(item, "system")
     return _flat(_to_part(item))
 
@@ -229,13 +229,14 @@ def _from_dict(value: _Dict, role: str) -> Message:
     name = value.get("name") if spoken_by != "tool" and isinstance(value.get("name"), str) else None
     if "parts" in value:
         return _message(spoken_by, value["parts"], name)
-    if value.get("type") in _ITEMS:
-        return _message(spoken_by, (value,), None)
-    if "role" not in value and "content" not in value and "tool_calls" not in value:
-        if not isinstance(value.get("type"), str):
-            raise FieldError("a message needs a role, content or parts")
-        # One of the many items of the OpenAI Responses API, such as a search that the provider ran.
-        return _message(spoken_by, (value,), None)
+    is_told = "content" in value or not _TELLING.isdisjoint(value)
+    if "role" not in value:
+        kind = value.get("type")
+        if isinstance(kind, str) and (not is_told or kind in _PARTS or kind.endswith(_RESULT)):
+            # A content block by itself, or one of the many items of the OpenAI Responses API.
+            return _message(spoken_by, (value,), None)
+    if not is_told:
+        raise FieldError("a message needs content, tool calls or parts")
     return _message(spoken_by, _chat_parts(value, spoken_by), name)
 
 
@@ -252,12 +253,16 @@ def _role_of(value: _Dict, role: str) -> str:
     given = value.get("role")
     if isinstance(given, str):
         return "tool" if given == "function" else given
-    # Items of the OpenAI Responses API stand in a conversation without a role of their own.
-    kind = str(value.get("type"))
+    # LangChain's messages say by their type who speaks. Content blocks and the items of the OpenAI Responses API stand
+    # in a conversation without a role of their own.
+    kind = value.get("type")
+    if not isinstance(kind, str):
+        return role
+    if kind in _SPEAKERS:
+        return _SPEAKERS[kind]
     if kind.endswith("_output"):
         return "tool"
-    is_item = kind in _ITEMS or kind.endswith("_call")
-    return "assistant" if is_item else role
+    return "assistant" if kind.endswith(("_call", "_use", _RESULT)) else role
 
 
 def _chat_parts(value: _Dict, role: str) -> Iterable[object]:
@@ -267,25 +272,47 @@ def _chat_parts(value: _Dict, role: str) -> Iterable[object]:
     thought = value.get("reasoning_content") or value.get("reasoning")
     if isinstance(thought, str):
         yield ReasoningPart(thought)
-    yield from _content_parts(value.get("content"))
+    blocks = _content_parts(value.get("content"))
+    yield from blocks
     if isinstance(value.get("refusal"), str):
         yield TextPart(value["refusal"])
     spoken = value.get("audio")
     if isinstance(spoken, Mapping):
-        yield _spoken(cast(_Dict, spoken))
-    yield from _bounded(value.get("tool_calls") or ())
+        yield from _spoken(cast(_Dict, spoken))
+    for name in _CALL_LISTS:
+        calls = value.get(name)
+        if calls:
+            yield from _calls_beside(blocks, _bounded(calls))
     if isinstance(value.get("function_call"), Mapping):
         yield _function_call(value["function_call"], None)
 
 
-def _spoken(audio: _Dict) -> Part:
-    """What an OpenAI model said aloud: the sound when it answers, and only its id when it is sent back."""
+def _spoken(audio: _Dict) -> Iterable[Part]:
+    """What an OpenAI model said aloud: words and sound when it answers, and only their id when it is sent back."""
+    if isinstance(audio.get("transcript"), str):
+        yield TextPart(audio["transcript"])
     if isinstance(audio.get("data"), str):
-        return BlobPart("audio", audio["data"])
-    return FilePart("audio", audio["id"]) if isinstance(audio.get("id"), str) else GenericPart("audio", audio)
+        yield BlobPart("audio", audio["data"])
+    else:
+        yield FilePart("audio", audio["id"]) if isinstance(audio.get("id"), str) else GenericPart("audio", audio)
 
 
-def _content_parts(content: object) -> Iterable[object]:
+def _calls_beside(blocks: Collection[object], calls: Collection[object]) -> Iterable[object]:
+    """The calls that do not stand in the content: LangChain lists them all."""
+    if not blocks:
+        return calls
+    told = {call_id for block in blocks if (call_id := _call_id(block)) is not None}
+    return [call for call in calls if _call_id(call) not in told] if told else calls
+
+
+def _call_id(block: object) -> str | None:
+    if not isinstance(block, Mapping):
+        return None
+    given = cast(_Dict, block).get("call_id") or cast(_Dict, block).get("id")
+    return given if isinstance(given, str) else None
+
+
+def _content_parts(content: object) -> Collection[object]:
     if content is None:
         return ()
     if isinstance(content, str) or as_dict(content) is not None:
@@ -330,7 +357,8 @@ def _to_part(value: object) -> Part:
             return _openai_tool_call(found)
         raise FieldError("a message part needs a type")
     try:
-        return _PARTS[kind](found) if kind in _PARTS else _generic(found)
+        make = _PARTS.get(kind, _server_result if kind.endswith(_RESULT) else _generic)
+        return make(found)
     except (KeyError, TypeError, AttributeError, ValueError):
         # Known by name but not by shape: kept as it came rather than lost.
         return _generic(found)
@@ -348,11 +376,18 @@ def _text(value: _Dict) -> Part:
 
 
 def _reasoning(value: _Dict) -> Part:
-    content = value.get("content", value.get("thinking"))
+    content = next((value[name] for name in ("content", "thinking", "reasoning") if value.get(name) is not None), None)
     if isinstance(content, str):
         return ReasoningPart(content)
-    summary = value.get("summary") or content or ()
-    return ReasoningPart("\n".join(str(piece["text"]) for piece in cast("Iterable[_Dict]", summary)))
+    pieces = cast("Iterable[_Dict]", content or value["summary"])
+    said = [str(piece["text"]) for piece in pieces]
+    if not said:
+        raise FieldError("nothing of it can be read")
+    return ReasoningPart("\n".join(said))
+
+
+def _refusal(value: _Dict) -> Part:
+    return TextPart(value["refusal"])
 
 
 def _function_call(value: _Dict, call_id: str | None) -> Part:
@@ -367,8 +402,36 @@ def _responses_call(value: _Dict) -> Part:
     return _function_call(value, value.get("call_id", value.get("id")))
 
 
+def _custom_call(value: _Dict) -> Part:
+    called = value.get("custom", value)
+    return ToolCallPart(called["name"], value.get("call_id", value.get("id")), called.get("input"))
+
+
 def _own_call(value: _Dict) -> Part:
-    return ToolCallPart(value["name"], value.get("id"), decoded(value.get("arguments")))
+    # LangChain says `args`.
+    return ToolCallPart(value["name"], value.get("id"), decoded(value.get("arguments", value.get("args"))))
+
+
+def _server_call(value: _Dict) -> Part:
+    """A tool that the provider ran: what is said of it is the provider's own."""
+    kind = value["type"]
+    tool = value["name"] if kind == "server_tool_use" else kind.removesuffix("_call").removesuffix("_tool_use")
+    details = _details(value, tool)
+    if "arguments" in details:
+        details["arguments"] = decoded(details["arguments"])
+    name = value.get("name", tool)
+    return GenericPart("server_tool_call", {"id": value.get("id"), "name": name, "server_tool_call": details})
+
+
+def _server_result(value: _Dict) -> Part:
+    details = _details(value, value["type"].removesuffix(_RESULT))
+    call_id = details.pop("tool_use_id", None)
+    return GenericPart("server_tool_call_response", {"id": call_id, "server_tool_call_response": details})
+
+
+def _details(value: _Dict, tool: str) -> dict[str, Any]:
+    said = {key: item for key, item in value.items() if item is not None and key not in ("id", "name", "type")}
+    return {"type": tool, **said}
 
 
 def _tool_use(value: _Dict) -> Part:
@@ -419,8 +482,13 @@ def _file(value: _Dict) -> Part:
 
 
 def _sourced(value: _Dict) -> Part:
-    source = value["source"]
     modality = value["type"]
+    if "source" not in value:
+        # LangChain's blocks, and those of MCP.
+        data = value.get("data", value.get("base64"))
+        mime_type = value.get("mime_type", value.get("mimeType"))
+        return _at(value["url"], modality, mime_type) if data is None else BlobPart(modality, data, mime_type)
+    source = value["source"]
     if source["type"] == "base64":
         return BlobPart(modality, source["data"], source.get("media_type"))
     if source["type"] == "file":
@@ -509,18 +577,47 @@ _PARTS: Final[dict[str, Callable[[_Dict], Part]]] = {
     "function": _openai_tool_call,
     "function_call": _responses_call,
     "function_call_output": _call_output,
+    "custom": _custom_call,
+    "custom_tool_call": _custom_call,
+    "custom_tool_call_output": _call_output,
     "tool_call": _own_call,
+    "invalid_tool_call": _own_call,
     "tool_call_response": _own_response,
     "tool_use": _tool_use,
     "tool_result": _tool_result,
+    "refusal": _refusal,
     "image_url": _image_url,
     "input_image": _input_image,
     "input_audio": _audio,
     "file": _file,
     "input_file": _file,
+    "audio": _sourced,
     "image": _sourced,
     "document": _sourced,
     "blob": _blob,
     "uri": _uri,
+    "server_tool_use": _server_call,
+    "mcp_tool_use": _server_call,
+    "web_search_call": _server_call,
+    "file_search_call": _server_call,
+    "code_interpreter_call": _server_call,
+    "image_generation_call": _server_call,
+    "mcp_call": _server_call,
 }
-_ITEMS: Final = frozenset({"function_call", "function_call_output", "reasoning"})
+# How the types of what tools of the provider returned end, in Anthropic's API.
+_RESULT: Final = "_tool_result"
+# Who says what has no role: messages of LangChain, content blocks, items.
+_SPEAKERS: Final = {
+    "human": "user",
+    "system": "system",
+    "tool": "tool",
+    "tool_result": "tool",
+    "tool_call_response": "tool",
+    **dict.fromkeys(("ai", "AIMessageChunk", "reasoning", "thinking", "redacted_thinking"), "assistant"),
+    "server_tool_call_response": "assistant",
+}
+# Where a message of the chat APIs has what it says.
+_TELLING: Final = frozenset(
+    {"content", "tool_calls", "function_call", "refusal", "audio", "reasoning", "reasoning_content"}
+)
+_CALL_LISTS: Final = ("tool_calls", "invalid_tool_calls")
