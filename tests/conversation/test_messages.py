@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import repeat
 from pathlib import Path
@@ -18,7 +19,7 @@ from tests.pace import paces
 
 import genai_async as ga
 
-from .support import Traced, traced
+from .support import Traced, attributes_of, traced
 
 # The conventions' schemas are not part of this repository; where they lie beside it, they are asked as well.
 _SCHEMAS = Path(__file__).parents[3] / "shared" / "semconv"
@@ -936,6 +937,23 @@ def test_the_users_words_come_after_what_was_given(spans: Traced, session: ga.Se
         ),
         (
             {
+                "input_tokens": 30,
+                "output_tokens": 4,
+                "input_token_details": {"cache_read": 10, "cache_creation": 2, "audio": 1},
+                "output_token_details": {"reasoning": 3, "audio": 0},
+            },
+            {
+                "input_tokens": 30,
+                "output_tokens": 4,
+                "cache_read.input_tokens": 10,
+                "cache_write.input_tokens": 2,
+                "audio.input_tokens": 1,
+                "reasoning.output_tokens": 3,
+                "audio.output_tokens": 0,
+            },
+        ),
+        (
+            {
                 "input_tokens": 10,
                 "input_tokens_details": {"cached_tokens": 4},
                 "output_tokens": 20,
@@ -975,6 +993,71 @@ def test_usage(spans: Traced, turn: ga.Turn, given: Any, expected: dict[str, int
     turn.start_llm("m", provider_name="p").record(usage=given).end()
     found = spans.last().attributes.items()
     assert {key[13:]: value for key, value in found if key.startswith("gen_ai.usage.")} == expected
+
+
+@dataclass
+class Counted:
+    """Usage as agent frameworks keep it, with counts of their own."""
+
+    requests: int = 1
+    input_tokens: int = 30
+    output_tokens: int = 4
+    cache_read_tokens: int = 10
+
+
+@dataclass
+class Details:
+    cached_tokens: int = 4
+
+
+@dataclass
+class InDetail:
+    input_tokens: int = 30
+    input_tokens_details: Details = field(default_factory=Details)
+
+
+@pytest.mark.parametrize("usage", [Counted(), InDetail()])
+def test_usage_of_data_classes(spans: Traced, turn: ga.Turn, usage: Any) -> None:
+    """A data class with fields that are known is read as a mapping is."""
+    turn.start_llm("m", provider_name="p").record(usage=usage).end()
+    found = spans.last().attributes
+    assert found["gen_ai.usage.input_tokens"] == 30
+    assert found["gen_ai.usage.cache_read.input_tokens"] == getattr(usage, "cache_read_tokens", 4)
+    assert spans.faults == {}
+
+
+@dataclass
+class Uncounted:
+    tokens: int = 3
+
+
+@pytest.mark.parametrize("usage", [object, SimpleNamespace(input_tokens=3), Uncounted()])
+def test_refused_usage_is_named(turn: ga.Turn, caplog: pytest.LogCaptureFixture, usage: Any) -> None:
+    """Whoever passes another library's usage reads whose it is."""
+    turn.start_llm("m", provider_name="p").record(usage=usage, output_messages=usage).end()
+    names = [f"{type(usage).__module__}.".removeprefix("builtins.") + type(usage).__name__] * 2
+    assert [name for name, record in zip(names, caplog.records, strict=True) if name in record.getMessage()] == names
+
+
+class NotGiven:
+    """What OpenAI's and Anthropic's clients have in place of what was not passed."""
+
+
+@pytest.mark.parametrize("nothing", [NotGiven(), type("Omit", (), {})()])
+def test_what_clients_leave_out_is_not_passed(spans: Traced, session: ga.Session, nothing: Any) -> None:
+    """The sentinels of the clients, and a reason that never came, are no wrong values, and replace nothing."""
+    names = ["input_messages", "system_instructions", "tool_definitions", "server_address", "temperature", "seed"]
+    names += ["stop_sequences", "stream", "reasoning_level", "max_tokens"]
+    turn = session.start_turn(system_instructions=nothing)
+    llm = turn.start_llm("m", provider_name="p", **dict.fromkeys(names, nothing)).record(finish_reasons=["stop"])
+    llm.record(finish_reasons=[None], response_id=nothing, output_messages=nothing).end()  # type: ignore[list-item]
+    assert attributes_of(spans.last()) == {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "p",
+        "gen_ai.request.model": "m",
+        "gen_ai.response.finish_reasons": ["stop"],
+    }
+    assert spans.faults == {}
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from ._messages import (
     UriPart,
     modality_of,
 )
+from ._outcome import class_name
 
 MessageLike: TypeAlias = Message | str | Mapping[str, Any] | Dumps
 MessagesLike: TypeAlias = MessageLike | Iterable[MessageLike]
@@ -56,7 +57,7 @@ def to_messages(value: object, role: str) -> tuple[Message, ...]:
     if isinstance(value, str | Message) or as_dict(value) is not None:
         return _newest([value], role)
     if not isinstance(value, Iterable):
-        raise FieldError(f"not a message: {type(value).__name__}")
+        raise FieldError(f"not a message: {class_name(type(value))}")
     return _newest(list(islice(cast(Iterable[object], value), _MAX_READ)), role)
 
 
@@ -163,7 +164,7 @@ def _to_message(value: object, role: str) -> Message:
         return Message(role, (TextPart(value),))
     found = as_dict(value)
     if found is None:
-        raise FieldError(f"not a message: {type(value).__name__}")
+        raise FieldError(f"not a message: {class_name(type(value))}")
     return _from_dict(found, role)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from .._log import warn
+from ._outcome import class_name
 
 _Item = TypeVar("_Item")
 _Whole = TypeVar("_Whole")
@@ -23,6 +24,16 @@ class PartError(FieldError):
         super().__init__(reasons[0])
         self.kept: Any = kept
         self.reasons: list[str] = reasons
+
+
+_SENTINELS: Final = frozenset({"NotGiven", "Omit"})
+
+
+def is_omitted(value: object) -> bool:
+    """Whether it says that nothing is passed: with None in a list, or as the OpenAI and Anthropic clients say it."""
+    if type(value) is list or type(value) is tuple:
+        return all(item is None for item in cast("list[object]", value))
+    return class_name(type(value)).rpartition(".")[2] in _SENTINELS
 
 
 def reason_of(exc: Exception) -> str:

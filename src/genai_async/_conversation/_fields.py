@@ -25,6 +25,7 @@ from ._chat import (
 from ._copying import as_dict
 from ._faults import FieldError, each, whole
 from ._messages import Dumps, Usage
+from ._outcome import class_name
 
 Check = Callable[[Any], Any]
 
@@ -200,26 +201,42 @@ USAGE_KEYS: Final = (
 """The attributes of `Usage`, in the order of its fields."""
 
 
-def to_usage(value: Any) -> Usage:
-    """Usage from `Usage`, or from the usage object or dict of the OpenAI and Anthropic APIs.
+_DETAILS: Final = frozenset(
+    {"input_tokens_details", "output_tokens_details", "input_token_details", "output_token_details"}
+)
+
+
+def to_usage(value: object) -> Usage:
+    """Usage from `Usage`, or from the usage object or dict of the OpenAI and Anthropic APIs, or what has their fields.
 
     Anthropic counts cached input apart; the conventions' `input_tokens` includes it, so it is added here.
     """
     if isinstance(value, Usage):
         return value
-    found = as_dict(value)
+    found = _counts_in(value)
     if found is None:
-        raise FieldError(f"expected Usage or a mapping, not {type(value).__name__}")
+        raise FieldError(f"expected Usage or a mapping, not {class_name(type(value))}")
     # In this order: LiteLLM tells OpenAI's totals, which include what was cached, and Anthropic's counts of the cache.
     if "prompt_tokens" in found or "completion_tokens" in found:
         return _openai_usage(found)
     if "cache_read_input_tokens" in found or "cache_creation_input_tokens" in found:
         return _anthropic_usage(found)
-    if "input_tokens_details" in found or "output_tokens_details" in found:
+    if not _DETAILS.isdisjoint(found):
         return _openai_usage(found)
     if found.keys().isdisjoint(Usage.__struct_fields__):
-        raise FieldError("there are no token counts in it")
+        raise FieldError(f"there are no token counts in {class_name(type(value))}")
     return Usage(**{name: found.get(name) for name in Usage.__struct_fields__})
+
+
+def _counts_in(value: object) -> Mapping[str, Any] | None:
+    found = as_dict(value)
+    names = getattr(type(value), "__dataclass_fields__", None) if found is None else None
+    return found if names is None else {name: getattr(value, name, None) for name in names}
+
+
+def _details_in(found: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+    given = next((found[name] for name in names if found.get(name)), None)
+    return (None if given is None else _counts_in(given)) or {}
 
 
 def _anthropic_usage(found: Mapping[str, Any]) -> Usage:
@@ -230,21 +247,23 @@ def _anthropic_usage(found: Mapping[str, Any]) -> Usage:
 
 
 def _openai_usage(found: Mapping[str, Any]) -> Usage:
-    received = as_dict(found.get("prompt_tokens_details") or found.get("input_tokens_details")) or {}
-    sent = as_dict(found.get("completion_tokens_details") or found.get("output_tokens_details")) or {}
-    cached = received.get("cached_tokens")
+    # The last of each are LangChain's, and the Realtime API's.
+    received = _details_in(found, "prompt_tokens_details", "input_tokens_details", "input_token_details")
+    sent = _details_in(found, "completion_tokens_details", "output_tokens_details", "output_token_details")
+    cached = received.get("cached_tokens", received.get("cache_read"))
+    written = received.get("cache_write_tokens", received.get("cache_creation"))
     return Usage(
         found.get("prompt_tokens", found.get("input_tokens")),
         found.get("completion_tokens", found.get("output_tokens")),
-        reasoning_tokens=sent.get("reasoning_tokens"),
+        reasoning_tokens=sent.get("reasoning_tokens", sent.get("reasoning")),
         cache_read_tokens=found.get("cache_read_input_tokens") if cached is None else cached,
-        cache_write_tokens=found.get("cache_creation_input_tokens"),
+        cache_write_tokens=found.get("cache_creation_input_tokens") if written is None else written,
         text_input_tokens=received.get("text_tokens"),
         image_input_tokens=received.get("image_tokens"),
-        audio_input_tokens=received.get("audio_tokens"),
+        audio_input_tokens=received.get("audio_tokens", received.get("audio")),
         text_output_tokens=sent.get("text_tokens"),
         image_output_tokens=sent.get("image_tokens"),
-        audio_output_tokens=sent.get("audio_tokens"),
+        audio_output_tokens=sent.get("audio_tokens", sent.get("audio")),
     )
 
 

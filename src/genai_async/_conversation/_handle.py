@@ -29,7 +29,7 @@ from . import _semconv as sc
 from ._carrier import write_carrier
 from ._clock import Time, to_ns
 from ._content import Gate
-from ._faults import FieldError, PartError, reason_of
+from ._faults import FieldError, PartError, is_omitted, reason_of
 from ._fields import USAGE_KEYS, Field, count, text
 from ._messages import Usage
 from ._outcome import OTHER, Outcome, alone, message_of, outcome_of, raised_at, stack_of, type_name
@@ -204,7 +204,8 @@ class SpanHandle:
         try:
             checked = count(value) if key == sc.SERVER_PORT else self._word(key, text(value))
         except Exception as exc:
-            self._drop(key, exc)
+            if not is_omitted(value):
+                self._drop(key, exc)
             return
         if checked is not None and checked != "":
             attributes[key] = checked
@@ -459,7 +460,8 @@ class SpanHandle:
                 kept = checked if type(checked) in _FIXED else self._word(field.key, checked)
                 kept = tuple(cast("list[Any]", kept)) if type(kept) is list else kept
         except Exception as exc:
-            self._drop(f"{type(self).__name__}.{name}", exc)
+            if not is_omitted(value):
+                self._drop(f"{type(self).__name__}.{name}", exc)
             return
         if kept is not None:
             attributes[field.key] = kept

@@ -575,7 +575,10 @@ class LLM(_StartsTools):
     def _put_pieces(self, pieces: list[Part]) -> None:
         messages: list[Message] = list(self._waiting.get(sc.OUTPUT_MESSAGES, ()))
         # A message that was recorded says all of what came in pieces before, or is repeated in pieces later.
-        told = {type(part) for message in messages if message.role == "assistant" for part in message.parts}
+        told: set[type[Part]] = set()
+        for message in messages:
+            if message.role == "assistant":
+                told.update(map(type, message.parts))
         said: list[Part] = []
         for kind in (ReasoningPart, TextPart):
             texts = [piece.content for piece in pieces if type(piece) is kind and kind not in told]
