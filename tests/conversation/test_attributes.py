@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import date
+from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import Link, SpanKind, TraceState
 from opentelemetry.util.types import Attributes
+from tests.pace import paces
 
 import genai_async as ga
 
@@ -96,6 +102,51 @@ def test_a_port_is_a_number(spans: Traced, turn: ga.Turn, wrong: Any) -> None:
     turn.start_llm("m", provider_name="p", server_address="h", server_port=wrong).record(server_port=wrong).end()
     assert "server.port" not in spans.last().attributes
     assert spans.faults == {"server.port": 1, "LLM.server_port": 1}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (UUID(int=7), "00000000-0000-0000-0000-000000000007"),
+        (date(2026, 1, 2), "2026-01-02"),
+        (Path("/a"), "/a"),
+        ({"when": [date(2026, 1, 2)], 3: {4}}, {"when": ["2026-01-02"], "3": [4]}),
+        ({(1, 2): Path("/a")}, {"(1, 2)": "/a"}),
+        (deque([1, "x"]), [1, "x"]),
+        (b"ab", b"ab"),
+        ([b"ab", None, 1.5], [b"ab", None, 1.5]),
+        (range(3), [0, 1, 2]),
+        ({"a": (1, 2)}, {"a": [1, 2]}),
+    ],
+)
+def test_own_attributes_of_other_types(
+    spans: Traced, turn: ga.Turn, caplog: pytest.LogCaptureFixture, given: Any, expected: Any
+) -> None:
+    """What an attribute cannot hold becomes what a tool's arguments would, without a word from the provider."""
+    turn.start_tool("t", attributes={"a": given}).set_attributes({"b": given}).end()
+    found = spans.last().attributes
+    assert (found["a"], found["b"]) == (expected, expected)
+    assert (caplog.records, spans.faults) == ([], {})
+
+
+def test_an_object_as_an_attribute_becomes_text(spans: Traced, turn: ga.Turn) -> None:
+    """An object that says nothing of itself is still seen to have been there."""
+    turn.start_tool("t", attributes={"a": object(), "b": {"c": object()}}).end()
+    found = spans.last().attributes
+    assert found["a"].startswith("<object object at")
+    assert found["b"]["c"].startswith("<object object at")
+
+
+def test_a_range_is_not_written_out(spans: Traced, turn: ga.Turn) -> None:
+    """Of what is a sequence only by counting the beginning is kept, as of a list, wherever it stands."""
+    long = range(10**12)
+    tool = turn.start_tool("t", arguments={"n": long})
+    took = paces(lambda: tool.set_attributes({"a": long, "b": {"c": long}}))
+    tool.end()
+    found = spans.last().attributes
+    assert found["a"] == found["b"]["c"] == [*range(4000), "[1000000000000 items, truncated]"]
+    assert json.loads(found["gen_ai.tool.call.arguments"])["n"][3999:] == [3999, "[1000000000000 items, truncated]"]
+    assert took < 20
 
 
 def test_a_turn_that_knows_nothing(spans: Traced) -> None:

@@ -9,7 +9,8 @@ import base64
 import codecs
 import string
 from collections import ChainMap, UserDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias, cast
 
@@ -77,13 +78,26 @@ def as_dict(value: object) -> Mapping[str, Any] | None:
 
 
 def readable(value: Any) -> object:
-    """What msgspec has no encoding for: the SDKs' models, the standard library's mappings, and at last their text."""
+    """What msgspec has no encoding for: the SDKs' models, mappings and sequences of other kinds, at last their text."""
     found = dumped(value, mode="json")
     if found is not None:
         return found
-    if issubclass(type(cast(object, value)), _MAPPINGS):
+    kind = type(cast(object, value))
+    if issubclass(kind, _MAPPINGS):
         return dict(value)
+    if issubclass(kind, Sequence) and not issubclass(kind, list | tuple):  # which come here as keys
+        # A range can be longer than all memory.
+        total, items = len(value), list(islice(cast("Sequence[Any]", value), MAX_VALUES))
+        return items if total <= MAX_VALUES else [*items, f"[{total} items, truncated]"]
     return str(value)
+
+
+def holdable(value: object) -> Any:
+    """What an attribute can hold in place of a value that JSON could: built-in ones, and text for what is none."""
+    try:
+        return msgspec.to_builtins(value, enc_hook=readable, str_keys=True, builtin_types=(bytes,))
+    except (TypeError, ValueError, OverflowError):
+        return Copier().copy(value, is_message=False)  # such as a key that is no text
 
 
 encoder: Final = msgspec.json.Encoder(enc_hook=readable)

@@ -29,6 +29,7 @@ from . import _semconv as sc
 from ._carrier import write_carrier
 from ._clock import Time, to_ns
 from ._content import Gate
+from ._copying import holdable
 from ._faults import FieldError, PartError, is_omitted, reason_of
 from ._fields import USAGE_KEYS, Field, count, text
 from ._messages import Usage
@@ -239,7 +240,7 @@ class SpanHandle:
         else:
             name, kept = self._gate.pair(key, value)
             if name is not None and (kept is not None or value is None):
-                found[name] = kept
+                found[name] = kept if type(kept) is str or type(kept) in _FIXED else holdable(kept)
 
     @property
     def span(self) -> Span:
