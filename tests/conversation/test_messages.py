@@ -616,6 +616,7 @@ def test_parts_of_a_known_type_and_an_unknown_shape_are_kept(heard: Convert, par
         ga.Message("user", None),  # type: ignore[arg-type]
         ga.Message("user", (5,)),  # type: ignore[arg-type]
         ga.Message("user", (), 5),  # type: ignore[arg-type]
+        ga.Message("user", (), finish_reason=5),  # type: ignore[arg-type]
         ga.Message("user", (ga.TextPart(5),)),  # type: ignore[arg-type]
         ga.Message("user", (ga.ToolCallPart(5),)),  # type: ignore[arg-type]
         ga.Message("user", (ga.ToolCallPart("t", 5),)),  # type: ignore[arg-type]
@@ -757,6 +758,20 @@ def test_models_are_dumped_without_a_word(spans: Traced, turn: ga.Turn) -> None:
         turn.start_tool("t", arguments=[model]).end()
         assert spans.json("gen_ai.tool.call.arguments")[0]["role"] == "assistant"
     assert spans.faults == {"LLM.tool_definitions": 2, "LLM.usage": 1}
+
+
+@pytest.mark.parametrize("redact", [None, str], ids=["plain", "redacted"])
+@pytest.mark.parametrize("is_long", [False, True])
+def test_a_reason_in_a_message_is_kept(redact: Any, is_long: bool) -> None:
+    """Why a message ended stays where the conventions' own dict says it, also when the message is cut."""
+    content = "x" * (5_000_000 if is_long else 1)
+    given: Any = [message("assistant", text(content), finish_reason="stop")]
+    given.append(ga.Message("assistant", (ga.TextPart("y"),), finish_reason="length"))
+    with traced(redact=redact) as spans:
+        ga.start_llm("m", provider_name="p").record(output_messages=given).output("z").attach_media(b"m").end()
+        found = spans.json("gen_ai.output.messages")
+    assert [message["finish_reason"] for message in found] == ["stop", "length"]
+    assert found[0]["parts"][0]["content"].endswith("truncated]" if is_long else "x")
 
 
 def test_pieces_of_a_stream_become_one_message(spans: Traced, turn: ga.Turn) -> None:

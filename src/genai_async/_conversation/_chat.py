@@ -178,11 +178,13 @@ def _checked(message: Message) -> Message:
         if type(part) is not TextPart or type(part.content) is not str:
             break
     else:
-        if type(message.role) is str and parts is message.parts and message.name is None:
+        if type(message.role) is str and parts is message.parts and message.name is message.finish_reason is None:
             return message
     if not isinstance(message.role, str) or not isinstance(message.name, str | None):
         raise FieldError("a message's role and name must be strings")
-    return _message(message.role, parts, message.name)
+    if not isinstance(message.finish_reason, str | None):
+        raise FieldError("a message's finish reason must be a string")
+    return _message(message.role, parts, message.name, message.finish_reason)
 
 
 def _flat(part: Part) -> Part:
@@ -229,7 +231,8 @@ def _from_dict(value: _Dict, role: str) -> Message:
     spoken_by = _role_of(value, role)
     name = value.get("name") if spoken_by != "tool" and isinstance(value.get("name"), str) else None
     if "parts" in value:
-        return _message(spoken_by, value["parts"], name)
+        reason = value.get("finish_reason")
+        return _message(spoken_by, value["parts"], name, reason if isinstance(reason, str) else None)
     is_told = "content" in value or not _TELLING.isdisjoint(value)
     if "role" not in value:
         kind = value.get("type")
@@ -241,9 +244,9 @@ def _from_dict(value: _Dict, role: str) -> Message:
     return _message(spoken_by, _chat_parts(value, spoken_by), name)
 
 
-def _message(role: str, parts: Iterable[object], name: str | None) -> Message:
+def _message(role: str, parts: Iterable[object], name: str | None, finish_reason: str | None = None) -> Message:
     found, reasons = each(_wire_part, _bounded(parts))
-    return whole(Message(role, tuple(found), name), found, reasons)
+    return whole(Message(role, tuple(found), name, finish_reason), found, reasons)
 
 
 def _wire_part(part: object) -> Part:

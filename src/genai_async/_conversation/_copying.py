@@ -228,9 +228,9 @@ def note_like(item: Any, marker: str) -> object:
 # What the conventions' schemas ask for, and what below it is the caller's own again.
 _SCHEMA_KEYS: Final = frozenset(
     {"role", "parts", "type", "content", "name", "id", "arguments", "response", "modality", "mime_type", "uri"}
-    | {"file_id", "description", "parameters", "is_error"}
+    | {"file_id", "description", "parameters", "is_error", "finish_reason"}
 )
-_WORD_KEYS: Final = frozenset({"role", "type", "modality", "mime_type", "id"})
+_WORD_KEYS: Final = frozenset({"role", "type", "modality", "mime_type", "id", "finish_reason"})
 _TYPE_KEYS: Final = frozenset({"type"})
 _LABEL_KEYS: Final = ("name", "Name", "key", "Key")
 _VALUE_KEYS: Final = frozenset({"value", "Value"})

@@ -112,6 +112,9 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     role: str
     parts: tuple[Part, ...] | list[Part]
     name: str | None = None
+    finish_reason: str | None = None
+    """Why the model stopped, in an output message. The conventions have this for older readers: record
+    `finish_reasons` of the call."""
 
     @classmethod
     def user(cls, text: str, *, name: str | None = None) -> Message:
