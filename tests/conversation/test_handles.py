@@ -306,6 +306,8 @@ async def test_without_a_set_up_everything_may_be_called(log: pytest.LogCaptureF
 
     async with ga.Session(agent_name="bot") as session:
         assert len(session.session_id) == 36
+        with ga.start_llm("m", provider_name="p"):
+            assert ga.current_llm() is not None
         async with session.start_turn("hi", system_instructions="x") as turn:
             assert turn.conversation_id == session.session_id
             assert (turn.trace_id, turn.span_id) == ("0" * 32, "0" * 16)
@@ -322,6 +324,7 @@ async def test_without_a_set_up_everything_may_be_called(log: pytest.LogCaptureF
                     tool.result = 5
                     assert tool.result == 5
                     tool.start_llm(provider_name="p").end()
+                assert ga.current_llm().output("x").conversation_id == session.session_id  # type: ignore[union-attr]
             with turn.start_subagent("a", remote=True) as agent:
                 assert agent.is_remote
                 agent.record(usage=ga.Usage(1), agent_id="x")

@@ -37,7 +37,8 @@ def current_turn() -> Turn | None:
 def current_llm() -> LLM | None:
     """The model call that the running code is in; None if it has ended.
 
-    Without a set-up it is one that does nothing, wherever a session is current.
+    Without a set-up it is one that does nothing, wherever a session is current: nobody keeps which calls are open then,
+    and code inside of one that records on it must not find None.
     """
     around = ambient()
     if current_runtime() is None and around.session is not None:
