@@ -23,12 +23,12 @@ def new_conversation_id() -> str:
 
 
 # Visible ASCII but for what ends a quoted string or begins a tag: it goes into headers, logs and pages.
-_PLAIN_ID: Final = re.compile(r"[!#-;=?-\[\]-~]{1,128}")
+_PLAIN_ID: Final = r"[!#-;=?-\[\]-~]{1,128}"
 
 
 def is_plain_id(given: object) -> TypeGuard[str]:
     """Whether this may come from anybody as a conversation's id: up to 128 characters; backends cut longer ones."""
-    return issubclass(type(given), str) and _PLAIN_ID.fullmatch(cast(str, given)) is not None
+    return issubclass(type(given), str) and re.fullmatch(_PLAIN_ID, cast(str, given)) is not None
 
 
 def id_from_outside(given: object) -> str | None:

@@ -19,8 +19,9 @@ from opentelemetry.trace import (
     format_trace_id,
 )
 
-_PARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
-_MEMBER: Final = re.compile(
+# Compiled at the first use: most programs are one process.
+_PARENT: Final = r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?"
+_MEMBER: Final = (
     r"([a-z][a-z0-9_*/-]{0,255}|[a-z0-9][a-z0-9_*/-]{0,240}@[a-z][a-z0-9_*/-]{0,13})"
     r"=([ -+\--<>-~]{0,255}[!-+\--<>-~])"
 )
@@ -35,7 +36,7 @@ def remote_span(parent: str, states: Iterable[str] = ()) -> NonRecordingSpan | N
 
     A state that is broken anywhere is left out as a whole.
     """
-    found = _PARENT.fullmatch(parent.strip(" \t")) if len(parent) <= _LONGEST_PARENT else None
+    found = re.fullmatch(_PARENT, parent.strip(" \t")) if len(parent) <= _LONGEST_PARENT else None
     if found is None or found[1] == "ff" or (found[1] == "00" and found[5]):
         return None
     flags = TraceFlags(int(found[4], 16) & _KNOWN_FLAGS)
@@ -57,7 +58,7 @@ def _state(header: str) -> TraceState | None:
     if not header or len(header) > _LONGEST_STATE:
         return None
     members = [member.strip(" \t") for member in header.split(",")]
-    found = [_MEMBER.fullmatch(member) for member in members if member]
+    found = [re.fullmatch(_MEMBER, member) for member in members if member]
     entries = [(match[1], match[2]) for match in found if match is not None]
     is_valid = len(entries) == len(found) <= _MOST_MEMBERS and len(dict(entries)) == len(entries)
     return TraceState(entries) if is_valid else None
