@@ -1,0 +1,138 @@
+"""The options of a set-up: what they may be, and what is made of them and of the environment."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from opentelemetry import trace
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import SpanLimits
+from opentelemetry.sdk.trace.id_generator import IdGenerator
+from opentelemetry.sdk.trace.sampling import Sampler
+
+from .. import _env
+from .._conversation._content import Gate, Redact, checked_redactor
+from .._conversation._copying import MAX_CONTENT_BYTES
+from .._conversation._faults import Faults
+from .._errors import ConfigurationError
+from ..export import ExportConfig, ExportOptions
+from ..export._config import DeliveryOptions
+from ._providers import limit_of
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace.export import SpanExporter
+
+    from ..export import Exporter
+
+_logger = logging.getLogger("genai_async")
+
+_CAPTURE: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+_ON_SPANS: Final = frozenset({"SPAN_ONLY", "SPAN_AND_EVENT"})
+_NOT_ON_SPANS: Final = frozenset({"NO_CONTENT", "EVENT_ONLY"})
+_KNOWN_EXPORTERS: Final = frozenset({"otlp", "otlp/stdout", "console", "none"})
+# What a provider that is there already decides by itself.
+_PROVIDERS_OWN: Final = frozenset({"service_name", "resource", "sampler", "id_generator"})
+# Any of these says that our own exporter is wanted, also beside a provider that has exporters of its own.
+_EXPORT_WISHES: Final = ("endpoint", "transport", "spool")
+
+
+class TracingOptions(DeliveryOptions, total=False):
+    """The options of `tracing()` and `configure()`; None, like absence, is the `OTEL_*` variable or the default."""
+
+    service_name: str | None
+    resource: Resource | Mapping[str, Any] | None
+    sampler: Sampler | None
+    id_generator: IdGenerator | None
+    capture_content: bool | None
+    redact: Redact | None
+    redact_others: bool | None
+    tracer_provider: trace.TracerProvider | None
+    record_cancellation_as_error: bool | None
+
+
+def check(given: Mapping[str, Any]) -> None:
+    """Refuse options that there are not, and values of another kind."""
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "service_name": str,
+        "resource": (Resource, Mapping),
+        "sampler": Sampler,
+        "id_generator": IdGenerator,
+        "capture_content": bool,
+        "redact_others": bool,
+        "record_cancellation_as_error": bool,
+        "tracer_provider": trace.TracerProvider,
+    }
+    for name, value in given.items():
+        if name not in TracingOptions.__annotations__:
+            raise ConfigurationError(f"{name}: no such option")
+        kind = kinds.get(name)
+        if kind is not None and not isinstance(value, kind):
+            raise ConfigurationError(f"{name}: cannot be a {type(value).__name__}")
+
+
+def gate_of(given: Mapping[str, Any], faults: Faults, foreign: trace.TracerProvider | None) -> Gate:
+    """The content gate, with a size that the provider's spans leave whole."""
+    redact = checked_redactor(given.get("redact"))
+    # A longer JSON text would be cut by the span itself, in the middle.
+    try:
+        own = SpanLimits().max_span_attribute_length
+    except ValueError as exc:
+        raise ConfigurationError(str(exc)) from exc
+    limit_bytes = min([limit for limit in (own, limit_of(foreign)) if limit is not None], default=MAX_CONTENT_BYTES)
+    limit_bytes = min(limit_bytes, MAX_CONTENT_BYTES)
+    capture = given.get("capture_content")
+    return Gate(_capture_from_environment() if capture is None else capture, redact, limit_bytes, faults)
+
+
+def warn_of_unused(given: Mapping[str, Any]) -> None:
+    """Say which options have no say beside a provider that is there already."""
+    if unused := given.keys() & _PROVIDERS_OWN:
+        _logger.warning("a TracerProvider is there already and makes the spans: %s not used", ", ".join(sorted(unused)))
+    is_exporting = any(name in given for name in _EXPORT_WISHES)
+    if not is_exporting and (unused := given.keys() & ExportOptions.__annotations__.keys()):
+        names = ", ".join(sorted(unused))
+        _logger.warning("a TracerProvider is there already and sends the spans: %s not used without `endpoint`", names)
+
+
+def _capture_from_environment() -> bool:
+    value = (_env.text(_CAPTURE) or "SPAN_ONLY").upper()
+    if value not in _ON_SPANS | _NOT_ON_SPANS:
+        _logger.warning("%s is none of %s: no content is captured", _CAPTURE, sorted(_ON_SPANS | _NOT_ON_SPANS))
+    return value in _ON_SPANS
+
+
+def exporter_of(given: Mapping[str, Any], *, is_joining: bool) -> Exporter | None:
+    """Our exporter; none where nothing is to be sent, or a provider that is joined sends."""
+    if not is_joining:
+        for name in _named_exporters() - _KNOWN_EXPORTERS:
+            _logger.warning("OTEL_TRACES_EXPORTER names %r, which is not known here", name)
+    options = {name: value for name, value in given.items() if name in ExportConfig.__struct_fields__}
+    config = ExportConfig.resolve(**cast(Any, options))
+    wished = any(name in given for name in _EXPORT_WISHES)
+    if not wished and (is_joining or "otlp" not in _named_exporters()):
+        return None
+    if _env.text("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL") == "grpc":
+        _logger.warning("OTEL_EXPORTER_OTLP_PROTOCOL is grpc, but spans leave as http/json")
+    from ..export import Exporter
+
+    return Exporter(config)
+
+
+def _named_exporters() -> set[str]:
+    return {name.strip() for name in (_env.text("OTEL_TRACES_EXPORTER") or "otlp").split(",")}
+
+
+def exporters_to_stdout() -> Iterator[SpanExporter]:
+    """What the environment wants on the standard output."""
+    # Loaded when they are named only.
+    names = _named_exporters()
+    if "console" in names:
+        from opentelemetry.sdk.trace.export import ConsoleSpanExporter
+
+        yield ConsoleSpanExporter()
+    if "otlp/stdout" in names:
+        from ..export._stdout import LineExporter
+
+        yield LineExporter()
