@@ -11,6 +11,7 @@ from opentelemetry.trace import INVALID_SPAN, Span
 
 from .._loop import whoever_runs
 from . import _semconv as sc
+from ._agent import nearest
 from ._chat import InstructionsLike, MessagesLike, ToolsLike
 from ._children import Propagation, propagated
 from ._clock import Time
@@ -20,7 +21,7 @@ from ._handle import SpanHandle, context_of
 from ._runtime import current_runtime
 from ._scope import NOWHERE, Ambient, Scope, ambient, context_with, has_ended, leave, linked_from, scope_of, span_of
 from ._session import Session, origin_of
-from ._spans import LLM, Place, SubAgent, Tool, Turn, nearest
+from ._spans import LLM, Place, SubAgent, Tool, Turn
 
 
 def current_session() -> Session | None:

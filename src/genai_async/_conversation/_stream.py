@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 if TYPE_CHECKING:
-    from ._spans import LLM
+    from ._llm import ModelCall
 
 _Chunk = TypeVar("_Chunk")
 
@@ -30,7 +30,7 @@ class Stream(Generic[_Chunk]):
 
     __slots__ = ("_chunks", "_ended", "_is_first", "_llm", "_source")
 
-    def __init__(self, llm: LLM, source: AsyncIterable[_Chunk]) -> None:
+    def __init__(self, llm: ModelCall, source: AsyncIterable[_Chunk]) -> None:
         self._ended = False
         self._llm = llm
         self._source = source
