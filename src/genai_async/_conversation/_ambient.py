@@ -17,9 +17,21 @@ from ._children import Propagation, propagated
 from ._clock import Time
 from ._content import CLOSED
 from ._fields import RequestOptions
-from ._handle import SpanHandle, context_of
+from ._handle import SpanHandle
 from ._runtime import current_runtime
-from ._scope import NOWHERE, Ambient, Scope, ambient, context_with, has_ended, leave, linked_from, scope_of, span_of
+from ._scope import (
+    NOWHERE,
+    Ambient,
+    Scope,
+    ambient,
+    context_with,
+    has_ended,
+    ids_of,
+    leave,
+    linked_from,
+    scope_of,
+    span_of,
+)
 from ._session import Session, origin_of
 from ._spans import LLM, Place, SubAgent, Tool, Turn
 
@@ -229,7 +241,7 @@ def _open_above(llm: LLM) -> SpanHandle | None:
 
 def _is_inside(span: Span, handle: SpanHandle) -> bool:
     # A server's span may be current here and have a trace of its own: a turn's spans stay in the turn's.
-    is_same_trace = context_of(span).trace_id == context_of(handle.span).trace_id
+    is_same_trace = ids_of(span).trace_id == ids_of(handle.span).trace_id
     return is_same_trace and span.is_recording() and not has_ended(span)
 
 

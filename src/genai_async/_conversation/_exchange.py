@@ -6,9 +6,20 @@ from opentelemetry.context import Context, attach, get_current
 from opentelemetry.trace import Span
 
 from .._loop import block_of, whoever_runs
-from ._handle import context_of
 from ._outcome import ABANDONED
-from ._scope import NOWHERE, Scope, context_with, current_context, has_ended, hold, leave, release, scope_of, span_of
+from ._scope import (
+    NOWHERE,
+    Scope,
+    context_with,
+    current_context,
+    has_ended,
+    hold,
+    ids_of,
+    leave,
+    release,
+    scope_of,
+    span_of,
+)
 from ._session import Session
 from ._spans import Turn
 
@@ -50,14 +61,14 @@ class Exchange:
     @property
     def is_traced(self) -> bool:
         """Whether somebody outside has a span here already."""
-        return self._span is not None and context_of(self._span).is_valid
+        return self._span is not None and ids_of(self._span).is_valid
 
     def come_from(self, remote: Span) -> None:
         """Take the caller's span as what turns are linked to, unless somebody outside has a span in its trace.
 
         It is not made current: an instrumentation inside does that, or nobody.
         """
-        if self._span is None or context_of(self._span).trace_id != context_of(remote).trace_id:
+        if self._span is None or ids_of(self._span).trace_id != ids_of(remote).trace_id:
             self.session._origin = self._scope.link = remote
 
     def enter(self) -> None:

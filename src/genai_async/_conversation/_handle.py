@@ -12,10 +12,8 @@ from msgspec.structs import astuple
 from opentelemetry.context import Context
 from opentelemetry.trace import (
     INVALID_SPAN,
-    INVALID_SPAN_CONTEXT,
     Link,
     Span,
-    SpanContext,
     SpanKind,
     Status,
     StatusCode,
@@ -35,7 +33,7 @@ from ._fields import USAGE_KEYS, Field, count, text
 from ._messages import Usage
 from ._outcome import OTHER, Outcome, alone, message_of, outcome_of, raised_at, stack_of, type_name
 from ._runtime import Runtime
-from ._scope import NOWHERE, Scope, context_with, current_context, enter, leave_one, span_of
+from ._scope import NOWHERE, Scope, context_with, current_context, enter, ids_of, leave_one, span_of
 
 if TYPE_CHECKING:
     from ._session import Session
@@ -155,7 +153,7 @@ class SpanHandle:
         name = span_name(operation, attributes.get(subject_key))
         if link is None and self._parent is not None:
             link = self._parent._link
-        linked = None if link is None else context_of(link)
+        linked = None if link is None else ids_of(link)
         links = [Link(linked)] if linked is not None and linked.is_valid else None
         start_ns = None if start_time is None else self._time(start_time)
         if start_ns is not None and start_ns > time_ns():
@@ -280,12 +278,12 @@ class SpanHandle:
     @property
     def trace_id(self) -> str:
         """The trace's id as 32 hex digits; zeros if nothing is set up."""
-        return format_trace_id(context_of(self._span).trace_id)
+        return format_trace_id(ids_of(self._span).trace_id)
 
     @property
     def span_id(self) -> str:
         """The span's id as 16 hex digits; zeros if nothing is set up."""
-        return format_span_id(context_of(self._span).span_id)
+        return format_span_id(ids_of(self._span).span_id)
 
     @property
     def is_recording(self) -> bool:
@@ -528,7 +526,7 @@ class SpanHandle:
         Neither is a mark put on the exception, which others show and copy, nor is the exception kept, which would hold
         its frames. Its address alone is soon another's.
         """
-        trace_id = context_of(self._span).trace_id
+        trace_id = ids_of(self._span).trace_id
         mark = (trace_id, id(error), *raised_at(error), hash(message_of(error)))
         if mark in getattr(self, "_recorded", ()):
             return False
@@ -627,12 +625,3 @@ def span_name(operation: str, subject: object) -> str:
     """The operation and what it is about, within what backends group by."""
     name = f"{operation} {subject}" if isinstance(subject, str) else operation
     return name if len(name) <= _LONGEST_SPAN_NAME else f"{name[: _LONGEST_SPAN_NAME - 1]}…"
-
-
-def context_of(span: Span) -> SpanContext:
-    """A span's ids; those of no span, where the provider's span cannot tell them."""
-    try:
-        found: object = span.get_span_context()
-    except Exception:
-        return INVALID_SPAN_CONTEXT
-    return found if isinstance(found, SpanContext) else INVALID_SPAN_CONTEXT

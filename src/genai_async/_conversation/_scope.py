@@ -23,7 +23,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 from opentelemetry.context import Context, attach, get_current
-from opentelemetry.trace import INVALID_SPAN, Span, set_span_in_context
+from opentelemetry.trace import INVALID_SPAN, INVALID_SPAN_CONTEXT, Span, SpanContext, set_span_in_context
 
 from .._loop import whoever_runs
 
@@ -122,6 +122,15 @@ def linked_from(context: Context) -> Span | None:
 def has_ended(span: Span) -> bool:
     """Whether a span of the SDK's kind has ended; remote and non-recording spans never say so."""
     return getattr(span, "end_time", None) is not None
+
+
+def ids_of(span: Span) -> SpanContext:
+    """A span's ids; those of no span, where the provider's span cannot tell them."""
+    try:
+        found: object = span.get_span_context()
+    except Exception:
+        return INVALID_SPAN_CONTEXT
+    return found if isinstance(found, SpanContext) else INVALID_SPAN_CONTEXT
 
 
 def settled(context: Context) -> Context:
