@@ -14,9 +14,10 @@ from .._loop import failure_of
 from ._ambient import current_session, start_subagent, start_tool
 from ._arguments import Arguments, function_name, inner_function
 from ._children import TaskOwner
-from ._handle import NOT_ERRORS, SpanHandle
+from ._handle import SpanHandle
 from ._isolated import first_step, stepwise
 from ._messages import Message, TextPart
+from ._recording import NOT_ERRORS
 from ._session import Session
 from ._spans import SubAgent, Tool, Turn
 
