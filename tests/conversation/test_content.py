@@ -23,7 +23,7 @@ from tests.pace import paces
 
 import genai_async as ga
 from genai_async._conversation._content import Gate
-from genai_async._conversation._copying import MAX_CONTENT_BYTES, shorten
+from genai_async._conversation._texts import MAX_CONTENT_BYTES, shorten
 
 from .support import Traced, traced
 from .test_messages import check_schema

@@ -12,9 +12,9 @@ from opentelemetry.trace import StatusCode
 
 import genai_async as ga
 from genai_async._conversation._content import Gate
-from genai_async._conversation._copying import FAILED
 from genai_async._conversation._faults import Faults
 from genai_async._conversation._processor import RedactingProcessor
+from genai_async._conversation._texts import FAILED
 
 from .support import Traced
 

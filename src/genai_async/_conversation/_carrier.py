@@ -14,10 +14,10 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, get_current_span
 
 from . import _semconv as sc
-from ._copying import utf8
 from ._faults import FieldError
 from ._ids import id_from_outside, is_plain_id
 from ._runtime import note
+from ._texts import utf8
 from ._traceparent import remote_span, write_span
 
 _LONGEST_HEADER: Final = 8192  # W3C Baggage, section 3.3.2

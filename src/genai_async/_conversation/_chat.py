@@ -15,7 +15,8 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from ._copying import MAX_CONTENT_BYTES, Copier, as_dict, encoded_within, readable
+from ._copying import Copier
+from ._encoding import as_dict, encoded_within, readable
 from ._faults import FieldError, PartError, each, reason_of, whole
 from ._messages import (
     BlobPart,
@@ -33,6 +34,7 @@ from ._messages import (
     modality_of,
 )
 from ._outcome import class_name
+from ._texts import MAX_CONTENT_BYTES
 
 MessageLike: TypeAlias = Message | str | Mapping[str, Any] | Dumps
 MessagesLike: TypeAlias = MessageLike | Iterable[MessageLike]

@@ -17,25 +17,24 @@ import msgspec
 
 from .._errors import ConfigurationError
 from .._loop import is_in_loop
-from ._copying import (
+from ._copying import Copier
+from ._cutting import shrink
+from ._encoding import encoded_within, own_method
+from ._faults import Faults
+from ._semconv import IDENTIFIERS
+from ._texts import (
     FAILED,
     MAX_CONTENT_BYTES,
     OVERLAP,
-    Copier,
     Replace,
     changed,
     changed_number,
-    encoded_within,
     hidden,
     length_note,
     name_of,
-    own_method,
     shorten,
     utf8,
 )
-from ._cutting import shrink
-from ._faults import Faults
-from ._semconv import IDENTIFIERS
 
 Redact: TypeAlias = Callable[[str], str | None]
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 import base64
 import codecs
 import string
-from collections import ChainMap, UserDict
-from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
-from types import MappingProxyType
-from typing import Any, Final, TypeAlias, cast
+from collections.abc import Mapping
+from typing import Any, Final, cast
 
 import msgspec
 
+from ._encoding import MAPPINGS, MAX_VALUES, encoded_within, encoder, readable
 from ._messages import (
     BlobPart,
     FilePart,
@@ -26,204 +24,26 @@ from ._messages import (
     ToolCallResponsePart,
     UriPart,
 )
+from ._texts import (
+    FAILED,
+    LONGEST_KEY,
+    MAX_CONTENT_BYTES,
+    OVERLAP,
+    TEXT_BYTES,
+    Head,
+    Replace,
+    changed,
+    changed_number,
+    digits_of,
+    hidden,
+    length_note,
+    name_of,
+    shorten,
+    utf8,
+)
 
-MAX_CONTENT_BYTES: Final = 2 * 1024 * 1024
-# A walk takes about a microsecond for each value.
-MAX_VALUES: Final = 4_000
-# What a redactor is shown beyond the part of a text that is kept, so that no secret is cut before it is found.
-OVERLAP: Final = 16 * 1024
 _CODED_OVERLAP: Final = OVERLAP * 6  # as much in base64, where a character has up to four bytes
-FAILED: Final = "[content dropped: the redactor failed]"
-TEXT_BYTES: Final = 40
-"""What a text takes at most when it is cut to its marker."""
 _NUMBER_BYTES: Final = 8
-_LONG_NUMBER: Final = 10**8  # a phone's, a card's or a person's number; shorter ones are counts and keys
-_LONGEST_KEY: Final = 1024
-_SMALLEST_BUFFER: Final = 4096  # a usual message fits in: a second try costs as much as all the rest
-_BUFFER_GROWTH: Final = 16
-# The encoder asks for room before it writes, and for a little more than it needs.
-_SLACK: Final = 64
-
-
-# Any other mapping may be anything: a web framework's request is one, with all its headers.
-_MAPPINGS: Final = (MappingProxyType, UserDict, ChainMap)
-
-
-def own_method(value: Any, name: str) -> Any:
-    """A method of the value's class, if there is one.
-
-    Looked up as Python does for its own methods: there are objects that answer to every name.
-    """
-    return getattr(value, name) if callable(getattr(cast("type[object]", type(value)), name, None)) else None
-
-
-def dumped(value: object, **options: Any) -> object:
-    """What a model of a provider's SDK says of itself; None for what is no model."""
-    dump = own_method(value, "model_dump")
-    if dump is None:
-        return None
-    try:
-        # Pydantic warns of what a client has parsed further than its types say.
-        return dump(warnings=False, **options)
-    except (TypeError, ValueError):
-        return dump()  # one that takes no options, or not these
-
-
-def as_dict(value: object) -> Mapping[str, Any] | None:
-    """A mapping, or what a model of an SDK dumps as one: the dict of its API. None for anything else."""
-    if isinstance(value, Mapping):
-        return cast("Mapping[str, Any]", value)
-    found = dumped(value)
-    return cast("Mapping[str, Any]", found) if isinstance(found, Mapping) else None
-
-
-def readable(value: Any) -> object:
-    """What msgspec has no encoding for: the SDKs' models, mappings and sequences of other kinds, at last their text."""
-    found = dumped(value, mode="json")
-    if found is not None:
-        return found
-    kind = type(cast(object, value))
-    if issubclass(kind, _MAPPINGS):
-        return dict(value)
-    if issubclass(kind, Sequence) and not issubclass(kind, list | tuple):  # which come here as keys
-        # A range can be longer than all memory.
-        total, items = len(value), list(islice(cast("Sequence[Any]", value), MAX_VALUES))
-        return items if total <= MAX_VALUES else [*items, f"[{total} items, truncated]"]
-    return str(value)
-
-
-def holdable(value: object) -> Any:
-    """What an attribute can hold in place of a value that JSON could: built-in ones, and text for what is none."""
-    try:
-        return msgspec.to_builtins(value, enc_hook=readable, str_keys=True, builtin_types=(bytes,))
-    except (TypeError, ValueError, OverflowError):
-        return Copier().copy(value, is_message=False)  # such as a key that is no text
-
-
-encoder: Final = msgspec.json.Encoder(enc_hook=readable)
-
-
-def encoded_within(value: object, limit_bytes: int, guess_bytes: int = _SMALLEST_BUFFER) -> bytearray | None:
-    """The JSON text of a value; None as soon as it gets longer than `limit_bytes`, however much of it is left.
-
-    A buffer with a view on it cannot grow, and that stops the encoder. The first one has `guess_bytes`.
-    """
-    size = guess_bytes
-    while True:
-        size = min(size, limit_bytes)
-        buffer = bytearray(size + _SLACK)
-        with memoryview(buffer):
-            try:
-                encoder.encode_into(value, buffer)
-            except BufferError:
-                is_whole = False
-            else:
-                is_whole = len(buffer) <= size
-        if is_whole:
-            return buffer
-        if size >= limit_bytes:
-            return None
-        size *= _BUFFER_GROWTH
-
-
-class Head(str):
-    """The beginning of a text that is too long to be looked at as a whole; `note` is the marker that tells so."""
-
-    note: str = ""
-
-
-class CutList(list[Any]):
-    """A list whose first or last item is a marker; `total` is how many items there were."""
-
-    total: int = 0
-
-
-class CutDict(dict[str, Any]):
-    """A mapping with a marker; `total` is how many items there were."""
-
-    total: int = 0
-
-
-def head_of(text: str, length: int) -> Head:
-    """The first characters of a text."""
-    head = Head(utf8(text[:length]))
-    head.note = length_note(text)
-    return head
-
-
-def length_note(text: str) -> str:
-    """The marker of a text that is cut."""
-    if isinstance(text, Head):
-        return text.note
-    if text.isascii():
-        return f"…[{len(text)} bytes, truncated]"
-    # Counting the bytes of any other text means encoding it.
-    if len(text) <= MAX_CONTENT_BYTES:
-        return f"…[{len(utf8(text).encode())} bytes, truncated]"
-    return f"…[{len(text)} characters, truncated]"
-
-
-def utf8(text: str) -> str:
-    """The text as UTF-8 can say it: a lone surrogate becomes U+FFFD."""
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
-
-
-Replace: TypeAlias = Callable[[str, str | None], str]
-"""Replaces a text, which in a mapping stands under a name."""
-_WORD_ASKED: Final = "x"
-
-
-def changed(text: str, on_text: Replace | None, limit: int, name: str | None = None) -> str:
-    """The text as it may be kept: at most `limit` characters of it, and never half of what `on_text` would replace."""
-    if len(text) > limit and type(text) is not Head:
-        text = head_of(text, limit + OVERLAP)
-    if on_text is None:
-        return text if isinstance(text, Head) else utf8(text)
-    if not isinstance(text, Head):
-        return on_text(text, name)
-    found = Head(on_text(str(text), name)[:-OVERLAP])
-    found.note = text.note
-    return found
-
-
-def changed_number(value: float, on_text: Replace | None) -> float | str:
-    """The number, or what is kept of one that may say who somebody is: a text, if `on_text` makes another of it."""
-    if on_text is None or -_LONG_NUMBER < value < _LONG_NUMBER:
-        return value
-    if isinstance(value, float) and not value.is_integer():  # which infinity and NaN are not either
-        return value
-    digits = _digits(int(value))
-    found = on_text(digits, None)
-    return value if found == digits else found
-
-
-def name_of(key: str | bytes) -> str:
-    """A key as a redactor is told it: its end, where it is very long."""
-    end = key[-_LONGEST_KEY:]
-    return end.decode("latin-1") if isinstance(end, bytes) else utf8(str.__str__(end))
-
-
-def hidden(value: Any, on_text: Replace, name: str) -> str | None:
-    """What stands for a number or a structure whose name has its texts replaced; None if it may be looked into."""
-    if value is None or isinstance(value, str | bool):
-        return None
-    found = on_text(_WORD_ASKED, name)
-    return None if found == _WORD_ASKED else found
-
-
-def note_like(item: Any, marker: str) -> object:
-    """The marker in the shape of the items among which it stands: messages, parts and tools, or anything."""
-    if isinstance(item, Message) or (isinstance(item, dict) and "parts" in item):
-        return {"role": "system", "parts": [{"type": "text", "content": marker}]}
-    if isinstance(item, msgspec.Struct) or (isinstance(item, dict) and "type" in item):
-        return {"type": "text", "name": "truncated", "content": marker}
-    return marker
-
 
 # What the conventions' schemas ask for, and what below it is the caller's own again.
 _SCHEMA_KEYS: Final = frozenset(
@@ -253,6 +73,18 @@ _OWN_STRUCTS: Final = (
     UriPart,
     FilePart,
 )
+
+
+class CutList(list[Any]):
+    """A list whose first or last item is a marker; `total` is how many items there were."""
+
+    total: int = 0
+
+
+class CutDict(dict[str, Any]):
+    """A mapping with a marker; `total` is how many items there were."""
+
+    total: int = 0
 
 
 class Copier:
@@ -315,7 +147,7 @@ class Copier:
 
     def _number(self, value: float) -> float | str:
         if isinstance(value, int) and value.bit_length() > 63:
-            return self._text(_digits(value))
+            return self._text(digits_of(value))
         found = changed_number(value, self._on_text)
         return self._counted(found) if isinstance(found, str) else found
 
@@ -390,7 +222,7 @@ class Copier:
         return self.copy(item, is_message=False, name=name) if found is None else self._counted(found)
 
     def _key(self, key: str) -> str:
-        found = shorten(changed(key, self._on_text, _LONGEST_KEY), _LONGEST_KEY)
+        found = shorten(changed(key, self._on_text, LONGEST_KEY), LONGEST_KEY)
         self.used_bytes += len(found) + 4
         return found
 
@@ -425,7 +257,7 @@ class Copier:
             return self._bytes(value, name)
         if isinstance(value, _OWN_STRUCTS):
             return self._mapping(_fields_of(value), is_message)
-        if issubclass(type(value), _MAPPINGS):
+        if issubclass(type(value), MAPPINGS):
             return self._mapping(value, is_message)
         # Sets, data classes, models and so on can only be taken as a whole.
         if encoded_within(value, MAX_CONTENT_BYTES) is None:
@@ -467,6 +299,23 @@ class Copier:
             text = Head(text)
             text.note = f"…[{len(value)} bytes, truncated]"
         return self._text(text, name)
+
+
+def holdable(value: object) -> Any:
+    """What an attribute can hold in place of a value that JSON could: built-in ones, and text for what is none."""
+    try:
+        return msgspec.to_builtins(value, enc_hook=readable, str_keys=True, builtin_types=(bytes,))
+    except (TypeError, ValueError, OverflowError):
+        return Copier().copy(value, is_message=False)  # such as a key that is no text
+
+
+def note_like(item: Any, marker: str) -> object:
+    """The marker in the shape of the items among which it stands: messages, parts and tools, or anything."""
+    if isinstance(item, Message) or (isinstance(item, dict) and "parts" in item):
+        return {"role": "system", "parts": [{"type": "text", "content": marker}]}
+    if isinstance(item, msgspec.Struct) or (isinstance(item, dict) and "type" in item):
+        return {"type": "text", "name": "truncated", "content": marker}
+    return marker
 
 
 def _label_of(value: Mapping[Any, Any]) -> str | None:
@@ -529,20 +378,3 @@ def _written(key: Any) -> str:
     """A key that is no text, as JSON has it."""
     (found,) = msgspec.json.decode(encoder.encode({key: None}))
     return cast(str, found)
-
-
-def _digits(value: int) -> str:
-    # Python refuses, or takes minutes, to write an integer of a million digits; a member of an enumeration is its name.
-    return str(int(value)) if value.bit_length() < 10_000 else f"[integer of {value.bit_length()} bits, truncated]"
-
-
-def shorten(text: str, limit_bytes: int) -> str:
-    """The text within `limit_bytes` of UTF-8, with a marker that says how much is missing."""
-    if type(text) is not Head:
-        if len(text) * 4 <= limit_bytes:
-            return text
-        if len(text) <= limit_bytes and len(utf8(text).encode()) <= limit_bytes:
-            return text
-    marker = length_note(text)
-    room = max(limit_bytes - len(marker.encode()), 0)
-    return utf8(text[:room]).encode()[:room].decode("utf-8", "ignore") + marker

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final, cast
 
-from ._copying import MAX_VALUES, TEXT_BYTES, Copier, Head, encoded_within, encoder, note_like, shorten
+from ._copying import Copier, note_like
+from ._encoding import MAX_VALUES, encoded_within, encoder
+from ._texts import TEXT_BYTES, Head, shorten
 
 _SMALLEST_STRUCTURE: Final = 32
 _TRIES: Final = 4

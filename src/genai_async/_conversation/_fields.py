@@ -22,7 +22,7 @@ from ._chat import (
     to_output_messages,
     to_tool_definitions,
 )
-from ._copying import as_dict
+from ._encoding import as_dict
 from ._faults import FieldError, each, whole
 from ._messages import Dumps, Usage
 from ._outcome import class_name

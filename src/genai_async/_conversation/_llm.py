@@ -15,13 +15,13 @@ from ._agent import agent_of, given_text
 from ._chat import blob_of, media_from_url
 from ._clock import Time
 from ._content import Gate
-from ._copying import OVERLAP
 from ._faults import FieldError
 from ._fields import Field, LLMFields, to_usage
 from ._handle import SpanHandle, span_name
 from ._messages import BlobPart, Dumps, FilePart, Message, Part, ReasoningPart, TextPart, Usage, modality_of
 from ._runtime import Runtime
 from ._stream import Stream
+from ._texts import OVERLAP
 
 if TYPE_CHECKING:
     from ._session import Session

@@ -11,9 +11,9 @@ from opentelemetry.trace import Link, Status
 
 from . import _semconv as sc
 from ._content import Gate
-from ._copying import FAILED
 from ._faults import Faults
 from ._scope import scope_around
+from ._texts import FAILED
 
 _NO_NAME: Final = "[redacted]"
 

@@ -9,7 +9,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, Tracer
 
 from ._content import Gate
-from ._copying import own_method
+from ._encoding import own_method
 from ._faults import Faults, reason_of
 
 

@@ -14,8 +14,8 @@ from opentelemetry.sdk.trace.sampling import Sampler
 
 from .. import _env
 from .._conversation._content import Gate, Redact, checked_redactor
-from .._conversation._copying import MAX_CONTENT_BYTES
 from .._conversation._faults import Faults
+from .._conversation._texts import MAX_CONTENT_BYTES
 from .._errors import ConfigurationError
 from ..export import ExportConfig, ExportOptions
 from ..export._config import DeliveryOptions
