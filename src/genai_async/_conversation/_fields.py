@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 import msgspec
 
 from . import _semconv as sc
+from ._blocks import decoded
 from ._chat import (
     InstructionsLike,
     MessagesLike,
     ToolsLike,
-    decoded,
     to_input_messages,
     to_instructions,
     to_output_messages,

@@ -12,7 +12,7 @@ from opentelemetry.trace import SpanKind
 from . import _fields as f
 from . import _semconv as sc
 from ._agent import agent_of, given_text
-from ._chat import blob_of, media_from_url
+from ._blocks import blob_of, media_from_url
 from ._clock import Time
 from ._content import Gate
 from ._faults import FieldError
