@@ -5,7 +5,6 @@ A part of an unknown type becomes a `GenericPart`.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias, cast
 from urllib.parse import unquote_to_bytes
@@ -27,7 +26,7 @@ from ._messages import (
     UriPart,
     modality_of,
 )
-from ._texts import MAX_CONTENT_BYTES
+from ._texts import MAX_CONTENT_BYTES, to_base64
 
 _Dict: TypeAlias = Mapping[str, Any]
 
@@ -318,7 +317,7 @@ def _blob_in(url: str, modality: str | None, mime_type: str | None, room: int) -
     else:
         taken = min(len(url) - start, room // _ESCAPES)
         cost = taken * _ESCAPES
-        content = base64.b64encode(unquote_to_bytes(url[start : start + taken])).decode("ascii")
+        content = to_base64(unquote_to_bytes(url[start : start + taken]))
     if start + taken < len(url):
         content += f"…[{len(url)} bytes, truncated]"
     return BlobPart(modality or modality_of(mime_type), content, mime_type), room - cost

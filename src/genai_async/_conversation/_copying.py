@@ -5,7 +5,6 @@ It runs on the caller's thread: how long it takes is not up to what somebody's t
 
 from __future__ import annotations
 
-import base64
 import codecs
 import string
 from collections.abc import Mapping
@@ -35,10 +34,12 @@ from ._texts import (
     changed,
     changed_number,
     digits_of,
+    from_base64,
     hidden,
     length_note,
     name_of,
     shorten,
+    to_base64,
     utf8,
 )
 
@@ -281,10 +282,10 @@ class Copier:
             text = Head(text)
             text.note = note
         found = changed(text, self._on_text, self._text_length)
-        again = base64.b64encode(found.encode())
+        again = to_base64(found.encode())
         if not isinstance(found, Head):
-            return self._counted(media if _is_same(again, encoded) else again.decode())
-        head = Head(again.decode())
+            return self._counted(media if _is_same(again, encoded) else again)
+        head = Head(again)
         head.note = found.note
         return self._counted(head)
 
@@ -294,7 +295,7 @@ class Copier:
         head = value if is_whole else value[: self._text_length + OVERLAP]
         text = None if self._on_text is None else _decoded(head, "strict" if is_whole else "ignore")
         if text is None:
-            text = base64.b64encode(head).decode("ascii")
+            text = to_base64(head)
         if not is_whole:
             text = Head(text)
             text.note = f"…[{len(value)} bytes, truncated]"
@@ -342,7 +343,7 @@ def _text_in(encoded: str, mime_type: object, *, is_whole: bool) -> str | None:
         length = len(quads)
         # One character more says nothing, and the decoder does not mind padding that is not needed.
         quads = quads[: length - (length % 4 == 1)] + b"==" if is_whole else quads[: length // 4 * 4]
-        data = base64.b64decode(quads)
+        data = from_base64(quads)
         return codecs.utf_8_decode(data, "replace" if is_declared else "strict", is_whole)[0]
     except ValueError:
         return FAILED if is_declared else None
@@ -353,8 +354,8 @@ def _standard(encoded: str) -> bytes:
     return encoded.encode("ascii").translate(_FROM_URL_SAFE, _SPACES)
 
 
-def _is_same(standard: bytes, encoded: str) -> bool:
-    return encoded.isascii() and standard.rstrip(b"=") == _standard(encoded).rstrip(b"=")
+def _is_same(standard: str, encoded: str) -> bool:
+    return encoded.isascii() and standard.rstrip("=").encode() == _standard(encoded).rstrip(b"=")
 
 
 def _decoded(value: bytes | bytearray, errors: str) -> str | None:

@@ -5,11 +5,12 @@ A part's `type` is its tag on the wire. Absent optional fields are left out, `0`
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
+
+from ._texts import to_base64
 
 __all__ = [
     "BlobPart",
@@ -69,7 +70,7 @@ class BlobPart(_Part, frozen=True, tag="blob", gc=False):
     @classmethod
     def of(cls, data: bytes, *, modality: str, mime_type: str | None = None) -> BlobPart:
         """Build the part from raw bytes."""
-        return cls(modality, base64.b64encode(data).decode("ascii"), mime_type)
+        return cls(modality, to_base64(data), mime_type)
 
 
 class UriPart(_Part, frozen=True, tag="uri", gc=False):

@@ -9,9 +9,10 @@ end). The longest of secrets goes whole, as a tail that stays is a secret, too.
 from __future__ import annotations
 
 import re
-from base64 import b64decode
 from functools import cache
 from typing import Final
+
+from ._texts import from_base64
 
 _WORD: Final = r"(?<![A-Za-z0-9_])"
 
@@ -144,7 +145,7 @@ def _replacement(match: re.Match[str]) -> str:
 def _is_credentials(coded: str) -> bool:
     """Whether this says a user and a password (RFC 7617), and is no word that comes after `basic`."""
     try:
-        said = b64decode(coded + "=" * (-len(coded) % 4)).decode()
+        said = from_base64(coded + "=" * (-len(coded) % 4)).decode()
     except ValueError:
         return False
     return ":" in said and said.isprintable()

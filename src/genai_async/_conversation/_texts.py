@@ -108,3 +108,21 @@ def name_of(key: str | bytes) -> str:
     """A key as a redactor is told it: its end, where it is very long."""
     end = key[-LONGEST_KEY:]
     return end.decode("latin-1") if isinstance(end, bytes) else utf8(str.__str__(end))
+
+
+def to_base64(data: bytes | bytearray) -> str:
+    """Media as a text."""
+    from base64 import b64encode  # most programs never record any, and it would be a tenth of what they load
+
+    return b64encode(data).decode("ascii")
+
+
+def from_base64(coded: str | bytes) -> bytes:
+    """What a text in base64 says.
+
+    Raises:
+        ValueError: It says nothing.
+    """
+    from base64 import b64decode
+
+    return b64decode(coded)

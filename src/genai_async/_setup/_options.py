@@ -1,7 +1,6 @@
 """The options of a set-up: what they may be, and what is made of them and of the environment."""
 
-from __future__ import annotations
-
+# No annotations from the future here: the options' types would be compiled one by one.
 import logging
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -103,7 +102,7 @@ def _capture_from_environment() -> bool:
     return value in _ON_SPANS
 
 
-def exporter_of(given: Mapping[str, Any], *, is_joining: bool) -> Exporter | None:
+def exporter_of(given: Mapping[str, Any], *, is_joining: bool) -> "Exporter | None":
     """Our exporter; none where nothing is to be sent, or a provider that is joined sends."""
     if not is_joining:
         for name in _named_exporters() - _KNOWN_EXPORTERS:
@@ -124,7 +123,7 @@ def _named_exporters() -> set[str]:
     return {name.strip() for name in (_env.text("OTEL_TRACES_EXPORTER") or "otlp").split(",")}
 
 
-def exporters_to_stdout() -> Iterator[SpanExporter]:
+def exporters_to_stdout() -> "Iterator[SpanExporter]":
     """What the environment wants on the standard output."""
     # Loaded when they are named only.
     names = _named_exporters()

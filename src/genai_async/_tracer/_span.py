@@ -105,10 +105,16 @@ class Span(Record, sdk.Span):  # type: ignore[override]
         cleaned, dropped = clean_attributes(attributes, tracer.max_length)
         if dropped:
             self._count_dropped(dropped)
-        if len(values) + len(cleaned) <= tracer.max_attributes and values.keys().isdisjoint(cleaned):
+        if len(values) + len(cleaned) > tracer.max_attributes:
+            self._replace(values, cleaned)
+        elif values.keys().isdisjoint(cleaned):
             values.update(cleaned)
         else:
-            self._replace(values, cleaned)
+            for key, value in cleaned.items():
+                if key in values:
+                    set_again(values, key, value)
+                else:
+                    values[key] = value
 
     def add_event(self, name: str, attributes: Attributes = None, timestamp: int | None = None) -> None:
         if not self._open:

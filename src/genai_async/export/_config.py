@@ -5,7 +5,6 @@
 import math
 import os
 import re
-from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 from urllib.parse import SplitResult, parse_qsl, quote, quote_plus, unquote, urlsplit
@@ -179,6 +178,8 @@ class ExportConfig(msgspec.Struct, frozen=True, kw_only=True):
         if parts.username is None:
             return self
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+        from base64 import b64encode
+
         headers = {"Authorization": "Basic " + b64encode(pair).decode(), **self.headers}
         bare = parts._replace(netloc=parts.netloc.rpartition("@")[2])
         return msgspec.structs.replace(self, endpoint=bare.geturl(), headers=headers)
@@ -218,6 +219,8 @@ def _basic_pair(value: str) -> tuple[str, ...]:
     if scheme.lower() != "basic":
         return ()
     try:
+        from base64 import b64decode
+
         pair = b64decode(encoded).decode()
     except ValueError:
         return ()
