@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
-
 import msgspec
 
 from ._retry import Action, Verdict, judge
@@ -79,6 +77,8 @@ def _body(reply: Reply) -> tuple[bytes, str]:
         return reply.raw, ""
     if encoding not in {"gzip", "x-gzip", "deflate"}:
         return b"", "the response has an encoding that was not asked for"
+    import zlib
+
     try:
         return zlib.decompressobj(_INFLATE_ANY).decompress(reply.raw, MAX_RESPONSE_BYTES + 1), ""
     except zlib.error:
