@@ -606,6 +606,28 @@ async def test_nothing_is_left_for_the_collector(spans: Spans, kind: str, app: A
         gc.enable()
 
 
+async def test_a_block_on_the_turn_keeps_its_tasks(spans: Spans) -> None:
+    """A block that the application opens on the request's turn waits for its tasks, also when the turn has ended."""
+    done: list[str] = []
+
+    async def child() -> None:
+        await anyio.wait_all_tasks_blocked()
+        done.append("child")
+        raise ValueError
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        with pytest.raises(BaseExceptionGroup):
+            async with scope["state"]["turn"] as turn:
+                turn.start_soon(child)
+                await send(START)
+                await send(END)
+        done.append("block")
+
+    client = _Client("http")
+    await SessionMiddleware(app, turn="request")(client.scope, client.receive, client.send)
+    assert done == ["child", "block"]
+
+
 async def test_no_framework_is_imported() -> None:
     """The middleware costs no import of a framework."""
     frameworks = ("starlette", "fastapi", "litestar", "quart", "pydantic", "uvicorn")

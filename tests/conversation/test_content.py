@@ -317,7 +317,7 @@ URL = f"data:image/png;base64,{PICTURE}"
 
 @pytest.mark.parametrize(
     "value",
-    [PICTURE, URL, {"image": URL}, [{"type": "image", "data": PICTURE}], [PICTURE * 3, "text"]],
+    [PICTURE, URL, {"image": URL}, [{"type": "image", "data": PICTURE}], [PICTURE.rstrip("=") * 3, "text"]],
     ids=["text", "url", "named", "mcp", "cut"],
 )
 def test_of_long_base64_a_redactor_sees_the_beginning(value: Any) -> None:
@@ -338,6 +338,19 @@ def test_of_long_base64_a_redactor_sees_the_beginning(value: Any) -> None:
     failed = Gate(True, fails).json(value, is_message=False)
     assert failed is not None
     assert PICTURE[:40] not in failed
+
+
+@pytest.mark.parametrize(
+    "said", ["sk-ABCDEFGHIJKLMNOPQRSTUVWXYZ012345", "password=hunter2hunter2", "4111-1111-1111-1111"]
+)
+@pytest.mark.parametrize("before", ["lorem ipsum " * 400, "abc/" * 1250, "a" * 5000 + "-"])
+def test_a_secret_at_the_end_of_a_long_text_is_found(before: str, said: str) -> None:
+    """What is no run of base64 as a whole is read as a whole, wherever the sample of one would end."""
+    for length in (4070, 4090, 4096, 5000):
+        text = before[: length - 1] + before[-1] + said
+        kept = Gate(True, ga.redact_secrets).json({"text": text}, is_message=False)
+        assert kept is not None
+        assert said not in kept
 
 
 def test_media_in_messages_are_not_read_as_text() -> None:
@@ -878,6 +891,23 @@ def test_names_and_ids_outlive_a_redactor_that_fails(redact: Callable[[str], Any
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("redact", [fails, lambda text: None])
+def test_an_error_in_words_is_content_for_a_redactor_that_fails(redact: Callable[[str], Any]) -> None:
+    """Only what can be nothing but the name of a kind of error is kept without the redactor's word."""
+    with traced(redact=redact) as spans:
+        for word in (SECRET, "sk-ABCDEFGHIJKLMNOPQRSTUVWXYZ012345", "joe.smith:hunter2", "rate_limited"):
+            ga.start_tool("t").end(error=word)
+    assert [span.attributes["error.type"] for span in spans.spans] == ["_OTHER", "_OTHER", "_OTHER", "rate_limited"]
+
+
+def test_attributes_whose_keys_are_dropped_do_not_become_one() -> None:
+    """Where the redactor fails on a key, its attribute is left out, and the others stay apart."""
+    with traced(redact=fails) as spans:
+        ga.start_tool("t", attributes={"a": 1, "b": 2}).end()
+    assert not [key for key in spans.last().attributes if "dropped" in key]
+    assert sum(spans.faults.values()) >= 2
+
+
 def test_a_redactor_may_replace_names() -> None:
     """What is in a name is redacted there as elsewhere."""
     with traced(redact=hide) as spans, ga.Session(agent_name=f"bot of {SECRET}"):
@@ -903,7 +933,8 @@ def test_no_attribute_is_larger_than_the_limit() -> None:
             assert len(span.name) <= 300
             assert len(span.status_message) <= MAX_CONTENT_BYTES
             for key, value in span.attributes.items():
-                assert 0 < len(json.dumps(value, ensure_ascii=False).encode()) <= MAX_CONTENT_BYTES + 2, key
+                encoded = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+                assert 0 < len(encoded) <= MAX_CONTENT_BYTES + 2, key
         assert {"list", "deep"} <= spans.spans[0].attributes.keys()
 
 

@@ -7,6 +7,7 @@ import inspect
 import json
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
+from contextvars import ContextVar
 from typing import Annotated, Any, Generic, Optional, TypeVar
 
 import anyio
@@ -210,6 +211,24 @@ async def test_generators_do_not_see_each_other() -> None:
         (above,) = [span for span in captured.spans if span.span_id == look.parent_span_id]
         assert above.name == "invoke_agent think", tree
         assert contents(above, "gen_ai.output.messages") == [f"{topic}!"]
+
+
+_database: ContextVar[str] = ContextVar("database")
+
+
+async def test_a_generator_shares_its_consumers_context_variables() -> None:
+    """A decorator looks on: what others keep in context variables goes in and out of a generator as without it."""
+
+    @ga.tool
+    async def rows() -> AsyncIterator[str]:
+        yield _database.get()
+        _database.set("inner")
+        yield "last"
+
+    stream = rows()
+    _database.set("outer")
+    assert [row async for row in stream] == ["outer", "last"]
+    assert _database.get() == "inner"
 
 
 async def test_generator_that_is_closed_or_fails_or_is_sent_to() -> None:

@@ -774,6 +774,18 @@ def test_a_reason_in_a_message_is_kept(redact: Any, is_long: bool) -> None:
     assert found[0]["parts"][0]["content"].endswith("truncated]" if is_long else "x")
 
 
+def test_a_message_without_text_leaves_the_pieces(spans: Traced, turn: ga.Turn) -> None:
+    """An empty text beside tool calls, as clients have it, does not stand for what was streamed."""
+    with turn.start_llm("m", provider_name="p") as llm:
+        llm.think("Hm.").output("Let me ").output("look.")
+        call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+        llm.record(output_messages=[{"role": "assistant", "content": "", "tool_calls": [call]}])
+    (message,) = json.loads(spans.last().attributes["gen_ai.output.messages"])
+    said = [part["content"] for part in message["parts"] if part["type"] in {"text", "reasoning"}]
+    assert said[:2] == ["Hm.", "Let me look."]
+    assert [part["type"] for part in message["parts"]][-1] == "tool_call"
+
+
 def test_pieces_of_a_stream_become_one_message(spans: Traced, turn: ga.Turn) -> None:
     """What the model thinks and says in pieces is one message."""
     turn.start_llm("m", provider_name="p").think("2+").output("fo").think("2").output("ur").end()

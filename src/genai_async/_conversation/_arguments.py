@@ -119,16 +119,18 @@ def _classes_in(annotation: object, names: Mapping[str, object]) -> Iterator[tup
 
 
 def _classes_said(annotation: str, names: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    """What an annotation says that is a string: the first class in it, as the function's module knows it."""
-    said = next((word for word in re.split(r"[^\w.]+", annotation) if word.rpartition(".")[2] not in _AROUND), "")
-    module, _, name = said.rpartition(".")
-    yield module, name
-    first, *rest = said.split(".")
-    found = names.get(first)
-    for part in rest:
-        found = vars(found).get(part) if isinstance(found, ModuleType) else None
-    if not isinstance(found, str):
-        yield from _classes_in(found, names)
+    """What an annotation says that is a string: each class in it, as the function's module knows it."""
+    for said in re.split(r"[^\w.]+", annotation):
+        module, _, name = said.rpartition(".")
+        if name in _AROUND:
+            continue
+        yield module, name
+        first, *rest = said.split(".")
+        found = names.get(first)
+        for part in rest:
+            found = vars(found).get(part) if isinstance(found, ModuleType) else None
+        if not isinstance(found, str):
+            yield from _classes_in(found, names)
 
 
 def function_name(func: Callable[..., Any]) -> str:

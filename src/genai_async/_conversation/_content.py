@@ -53,7 +53,9 @@ _GIVEN_BACK: Final = 0.1
 _SAMPLE: Final = 4096
 _GLANCE: Final = 64  # tells words from base64
 _NOTES: Final = (" bytes, truncated]", " characters, truncated]")
-_BASE64: Final = (string.ascii_letters + string.digits + "+/-_=").encode()
+_BASE64: Final = (string.ascii_letters + string.digits + "+/").encode()
+_LONGEST_HEAD: Final = 256  # of a `data:` URL
+_VARIETY: Final = 48  # so many of its 64 characters stand in a sample of any media; words and paths have fewer
 
 
 class _Patience:
@@ -203,7 +205,9 @@ class Gate:
         """An attribute that the caller sets by hand, or somebody else has set: its key and value, None where it is."""
         if key in IDENTIFIERS:
             return key, self.identifier(value)
-        return self.attribute(key), self.attribute(value, key)
+        name = self.attribute(key)
+        # Keys that are dropped would all be one.
+        return (None, None) if name in _NOTHING else (name, self.attribute(value, key))
 
     def _is_one_word(self, value: Any) -> bool:
         # A reason why the model finished, most of all.
@@ -285,12 +289,17 @@ class _Reader:
 
 
 def _is_coded(text: str) -> bool:
-    """Whether this is a long run of base64, maybe with the beginning of a `data:` URL; it may have been cut."""
-    if len(text) <= _SAMPLE or text[_SAMPLE : _SAMPLE + _GLANCE].encode("utf-8", "replace").translate(None, _BASE64):
+    """Whether this is a long run of base64 and nothing else, maybe after the head of a `data:` URL; it may be cut."""
+    if len(text) <= _SAMPLE or text[_SAMPLE : _SAMPLE + _GLANCE].encode("utf-8", "replace").strip(b"=").translate(
+        None, _BASE64
+    ):
         return False
     coded, mark, note = text.rpartition("…")
     coded = coded if mark and note.lstrip("[0123456789") in _NOTES else text
-    return coded.isascii() and not coded[_SAMPLE:].encode().translate(None, _BASE64)
+    if coded.startswith("data:"):
+        coded = coded[coded.find(",", 0, _LONGEST_HEAD) + 1 :]
+    is_varied = len(set(coded[:_SAMPLE])) > _VARIETY
+    return is_varied and coded.isascii() and not coded.rstrip("=").encode().translate(None, _BASE64)
 
 
 CLOSED: Final = Gate(capture=False)

@@ -6,7 +6,6 @@ import functools
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import suppress
-from contextvars import copy_context
 from types import AsyncGeneratorType, CoroutineType
 from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
@@ -15,7 +14,7 @@ from ._ambient import current_session, start_subagent, start_tool
 from ._arguments import Arguments, function_name, inner_function
 from ._children import TaskOwner
 from ._handle import SpanHandle
-from ._isolated import first_step, stepwise
+from ._isolated import Ambience, first_step, stepwise
 from ._messages import Message, TextPart
 from ._recording import NOT_ERRORS
 from ._session import Session
@@ -321,7 +320,7 @@ def _traced(
         @functools.wraps(func)
         def generator(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
             watched = _Watched(func(*args, **kwargs), functools.partial(begin, args, kwargs), finish)
-            return stepwise(cast("AsyncGenerator[Any, Any]", watched), copy_context())
+            return stepwise(cast("AsyncGenerator[Any, Any]", watched), Ambience().within)
 
         return generator
     if inspect.iscoroutinefunction(func):
@@ -367,7 +366,7 @@ def _settled(handle: _Handle, result: Any, finish: Callable[[_Handle, Any], obje
     if kind is CoroutineType:
         return _awaited(handle, result, finish)
     if kind is AsyncGeneratorType:
-        return stepwise(cast("AsyncGenerator[Any, Any]", _Watched(result, lambda: handle, finish)), copy_context())
+        return stepwise(cast("AsyncGenerator[Any, Any]", _Watched(result, lambda: handle, finish)), Ambience().within)
     # A task or future, which its caller may cancel and look at, stays what it is.
     on_done = getattr(kind, "add_done_callback", None)
     if callable(on_done):

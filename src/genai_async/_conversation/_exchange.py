@@ -120,8 +120,9 @@ class Exchange:
         turn, self.turn = self.turn, None
         if turn is None:
             return
-        if self._turn_scope is not None:
-            self._turn_scope.host, self._turn_scope = None, None
+        scope, self._turn_scope = self._turn_scope, None
+        if scope is not None:
+            scope.host = None
         self._scope.link = turn.span
         self._scope.handle = None
         here = get_current()
@@ -131,8 +132,10 @@ class Exchange:
             # Only in the running task; elsewhere other people's spans go on under a turn that has ended.
             attach(context_with(here, self._scope, self._span))
         turn.end(error=error)
-        # The scope leads to the turn: without it, what has ended is freed without the garbage collector.
-        turn._scopes = None
+        # The scope leads to the turn: without it, what has ended is freed without the garbage collector. Those of the
+        # application's own blocks on the turn are theirs to leave.
+        if scope is not None and turn._scopes is not None and scope in turn._scopes:
+            turn._scopes.remove(scope)
 
     async def join(self, error: BaseException | None) -> None:
         """Wait for the tasks of the turn and of the session.

@@ -57,7 +57,7 @@ class SpanHandle(Recording):
         self._attributes = None
         self._scopes: list[Scope] | None = None
         self._once = True
-        self.is_ended = False
+        self.is_ended: bool = False
         if runtime is None:
             if self._owns_tasks and session is not None:
                 session.open_spans[self] = None

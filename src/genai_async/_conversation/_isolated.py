@@ -10,6 +10,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextvars import Context, copy_context
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
+from opentelemetry.context import attach, get_current
+
+from .._loop import whoever_runs
+from ._scope import restore
+
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _Sent = TypeVar("_Sent")
@@ -42,7 +47,7 @@ def isolated(func: Callable[..., Any]) -> Callable[..., Any]:
 
         @functools.wraps(func)
         def generator(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-            return stepwise(func(*args, **kwargs), copy_context())
+            return stepwise(func(*args, **kwargs), functools.partial(_within, copy_context()))
 
         return generator
     if not inspect.iscoroutinefunction(func):
@@ -55,8 +60,10 @@ def isolated(func: Callable[..., Any]) -> Callable[..., Any]:
     return coroutine
 
 
-async def stepwise(body: AsyncGenerator[Any, Any], context: Context) -> AsyncGenerator[Any, Any]:
-    """The same generator, whose steps run in `context`."""
+async def stepwise(
+    body: AsyncGenerator[Any, Any], within: Callable[[Awaitable[Any]], Awaitable[Any]]
+) -> AsyncGenerator[Any, Any]:
+    """The same generator, each of whose steps is awaited by `within`."""
     # A native generator, so that the event loop finalizes it when it is dropped: it comes before the body then, which
     # it holds, and closes it in its own context.
     resume: Callable[[], Awaitable[Any]] | None = functools.partial(first_step, body)
@@ -64,7 +71,7 @@ async def stepwise(body: AsyncGenerator[Any, Any], context: Context) -> AsyncGen
         try:
             step, resume = cast("Callable[[], Awaitable[Any]]", resume)(), None
             try:
-                item = await _within(context, step)
+                item = await within(step)
             finally:
                 del step  # it holds what was thrown in, and that this frame
         except StopAsyncIteration:
@@ -72,7 +79,7 @@ async def stepwise(body: AsyncGenerator[Any, Any], context: Context) -> AsyncGen
         try:
             resume = functools.partial(body.asend, (yield item))
         except GeneratorExit:
-            await _within(context, body.aclose())
+            await within(body.aclose())
             raise
         except BaseException as exc:  # thrown in by the consumer: the body's to handle, or to let out again
             resume = functools.partial(body.athrow, exc)
@@ -98,6 +105,25 @@ def _within(context: Context, awaitable: Awaitable[_T]) -> Generator[Any, Any, _
                 resume = functools.partial(steps.throw, exc)
     finally:
         del steps, resume, awaitable  # they hold what was thrown in, and that this frame
+
+
+class Ambience:
+    """The OTel Context of a body alone, for what must change nothing else in a program that it only looks at."""
+
+    __slots__ = ("_context",)
+
+    def __init__(self) -> None:
+        self._context = get_current()
+
+    async def within(self, step: Awaitable[_T]) -> _T:
+        """Await a step of the body with its own context in place, in the task that takes the step."""
+        outer, who = get_current(), whoever_runs()
+        attach(self._context)
+        try:
+            return await step
+        finally:
+            self._context = get_current()
+            restore(outer, who)
 
 
 def first_step(body: AsyncGenerator[Any, Any]) -> Awaitable[Any]:

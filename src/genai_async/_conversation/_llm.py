@@ -229,7 +229,7 @@ class ModelCall(SpanHandle):
         told: set[type[Part]] = set()
         for message in messages:
             if message.role == "assistant":
-                told.update(map(type, message.parts))
+                told.update(type(part) for part in message.parts if getattr(part, "content", None))
         said: list[Part] = []
         for kind in (ReasoningPart, TextPart):
             texts = [piece.content for piece in pieces if type(piece) is kind and kind not in told]

@@ -260,9 +260,12 @@ class Recording:
             raise FieldError("expected an exception or a word, not bool")
         outcome = outcome_of(error)
         word = outcome.error_type
-        if isinstance(error, str) and outcome.text is None and self._gate.identifier(word) != word:
-            # What a redactor would change in it is content.
-            outcome = Outcome(OTHER, None, word)
+        if isinstance(error, str) and outcome.text is None:
+            # What a redactor would change in it, or cannot be asked about, is content, unless it can be nothing but a
+            # name of a kind of error.
+            read = self._gate.identifier if word.replace("_", "").isalpha() and word.islower() else self._gate.attribute
+            if read(word) != word:
+                outcome = Outcome(OTHER, None, word)
         if outcome.is_withdrawn and not cast(Runtime, self._runtime).cancellation_is_error:
             self.note_cut()
             return

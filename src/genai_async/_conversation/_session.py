@@ -130,7 +130,8 @@ class Session(TaskOwner):
             options: As for `Session`; a `session_id` here wins.
         """
         origin = origin_of(carrier)
-        options.setdefault("session_id", origin.conversation_id)
+        if options.get("session_id") in {None, ""}:
+            options["session_id"] = origin.conversation_id
         session = cls(**options)
         session._origin = origin.span
         return session
