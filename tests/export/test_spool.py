@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import asyncio
+import gc
+import logging
 import os
 import random
 import signal
@@ -13,11 +16,12 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+import httpx
 import msgspec
 import pytest
 from google.protobuf import json_format
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
-from tests.exports import FAST, balanced, feed, running, span, until
+from tests.exports import FAST, balanced, feed, made, running, span, until
 
 from genai_async.export import ExportConfig, Exporter, FlushResult, RetryPolicy
 from genai_async.export._body import body
@@ -46,6 +50,41 @@ async def test_delivered_spans_leave_no_file(tmp_path: Path) -> None:
         assert sorted(server.accepted) == list(range(1, 21))
         assert stat.S_IMODE(spool.stat().st_mode) == 0o700
     assert list(spool.iterdir()) == []
+
+
+def test_a_loop_that_is_gone_with_spans_from_disk_under_way(tmp_path: Path) -> None:
+    """Who flushes after a loop was thrown away sends what that had read from disk."""
+    asked = 0
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            await anyio.sleep_forever()
+        return httpx.Response(200)
+
+    transport = httpx.MockTransport(answer)
+    exporter = made(transport=transport, spool=tmp_path, schedule_delay=0.0)
+
+    async def send() -> asyncio.Task[None]:
+        task = asyncio.ensure_future(exporter.run())
+        feed(exporter, 5)
+        while not asked:
+            await asyncio.sleep(0.001)
+        return task
+
+    loop = asyncio.new_event_loop()
+    task = loop.run_until_complete(send())
+    loop.close()
+    assert exporter.flush_blocking(10) == FlushResult(delivered=5, dropped={}, pending=0)
+    feed(exporter, 5)
+    assert exporter.shutdown(5).delivered == 10
+    assert balanced(exporter)
+    assert not _segments(tmp_path)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # the loop's own complaint about its pending task
+    del task
+    gc.collect()
+    logging.getLogger("asyncio").setLevel(logging.NOTSET)
 
 
 async def test_spans_outlive_a_dead_collector(tmp_path: Path) -> None:

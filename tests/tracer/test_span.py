@@ -453,6 +453,21 @@ def test_an_events_attributes_are_its_own() -> None:
     assert dict(second.events[0].attributes) == dict(second.links[0].attributes) == {}
 
 
+def test_a_view_that_was_taken_at_the_start_masks_at_the_end() -> None:
+    """Who keeps `_attributes` from the start writes into what is exported."""
+
+    class Masking(SpanProcessor):
+        def on_start(self, span: sdk.Span, parent_context: context.Context | None = None) -> None:
+            self.held: Any = span._attributes
+
+        def on_end(self, span: ReadableSpan) -> None:
+            self.held._dict["secret"] = "***"
+
+    after = Ended()
+    tracer(Masking(), after).start_span("span", attributes={"secret": "x"}).end()
+    assert dict(after.spans[0].attributes or {}) == {"secret": "***"}
+
+
 def test_a_loop_over_an_open_spans_attributes_goes_on() -> None:
     """Processors that mask set attributes while they look at them."""
 

@@ -152,7 +152,7 @@ class Record(ReadableSpan):
             if view is None:
                 view = self._view = view_of(self._values, self._tracer.limits, self._dropped, is_open=self._open)
             elif isinstance(view, BoundedAttributes):
-                if view._dict is not self._values:  # the span has ended since it was made
+                if view._dict is not self._values:
                     view._dict = self._values
                     view._immutable = True
             elif view is not self._values:
@@ -168,6 +168,12 @@ class Record(ReadableSpan):
         else:
             self._values = attributes = dict[str, AnyValue](attributes or {})
         self._view = attributes
+
+    def _fix_values(self) -> None:
+        """Keep what they are at the end: who comes too late with another one writes into a dict that nobody reads."""
+        self._values = self._values.copy()
+        if self._view is not None:
+            self._view = self._attributes  # which points to them now, for whoever holds it
 
     @property
     def _events(self) -> Any:

@@ -176,7 +176,7 @@ class Span(Record, sdk.Span):  # type: ignore[override]
             warn("Calling end() on an ended span.")
             return
         self._end_time = time_ns() if end_time is None else end_time
-        self._values = self._values.copy()
+        self._fix_values()
         processors = self._tracer.processors
         if processors.ending:
             processors._on_ending(self)

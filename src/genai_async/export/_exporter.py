@@ -190,7 +190,7 @@ class Exporter:
         with self._claims:
             if self._has_other_host():
                 return None
-            self._buffer.put_all_back()
+            self._worker.take_back()
             self._left.clear()
             self._host = Loop()
             return self._host

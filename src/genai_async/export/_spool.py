@@ -156,7 +156,9 @@ class Spool:
                 self.give_back(load)
 
     def give_back(self, load: Load) -> None:
-        """The segments wait again, before all others, after a request that failed or may have."""
+        """The segments wait again, before all others, after a request that failed or may have; only once."""
+        if load not in self._out:
+            return
         del self._out[load]
         self._waiting.extendleft(reversed(load.segments))
         for segment in load.segments:
@@ -174,10 +176,13 @@ class Spool:
                 continue
         return found
 
-    def discard(self, load: Load) -> None:
-        """The segments are delivered or given up."""
-        self._out.pop(load, None)
+    def discard(self, load: Load) -> bool:
+        """The segments are delivered or given up; False where they wait again."""
+        if load not in self._out:
+            return False
+        del self._out[load]
         self.size_bytes -= sum(segment.size_bytes for segment in load.segments)
+        return True
 
     def unlink(self, load: Load) -> None:
         """Delete the files of discarded segments."""

@@ -157,9 +157,10 @@ class Store:
         if load.left <= 0:
             await self._delete(load, off_loop)
 
-    def give_all_back(self) -> None:
-        """Nobody delivers loads any more."""
+    def take_back(self) -> None:
+        """Nobody delivers loads nor writes any more; whoever did may have been stopped anywhere."""
         self._spool.give_all_back()
+        self.is_busy = False
 
     def close(self) -> None:
         """Leave what is on disk to the next process."""
@@ -172,8 +173,9 @@ class Store:
             self._spool.forget()
 
     async def _delete(self, load: Load, off_loop: OffLoop) -> None:
+        if not self._spool.discard(load):
+            return  # it was taken back meanwhile, and is somebody else's to deliver
         self._buffer.release(load)
-        self._spool.discard(load)
         try:
             await off_loop(self._spool.unlink, load)
         except (OSError, ValueError) as exc:

@@ -91,6 +91,12 @@ class Worker:
             return True
         return since is not None and self._pause.is_declined(since, self._clock())
 
+    def take_back(self) -> None:
+        """Nobody sends any more: all that was under way waits again, in memory and on disk."""
+        self._buffer.put_all_back()
+        if self._store is not None:
+            self._store.take_back()
+
     async def run(self, *, is_alone: bool) -> None:
         """Send until closed; `is_alone` means that nobody else uses this loop, so work need not go to other threads.
 
@@ -106,9 +112,7 @@ class Worker:
                     await self._serve(group, sender)
                     group.cancel_scope.cancel()
         finally:
-            self._buffer.put_all_back()
-            if self._store is not None:
-                self._store.give_all_back()
+            self.take_back()
             with anyio.CancelScope(shield=True), suppress(Exception):
                 await sender.aclose()
 
