@@ -101,7 +101,7 @@ def _ending() -> dict[str, Any]:
         "gen_ai.response.id": said.response_id,
         "gen_ai.response.model": MODEL,
         "gen_ai.response.finish_reasons": ["stop"],
-        "gen_ai.conversation.id": _START["gen_ai.conversation.id"],
+        "gen_ai.agent.name": "support-bot",
     }
 
 
