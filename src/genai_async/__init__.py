@@ -8,6 +8,9 @@ Example:
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
 from ._conversation._ambient import (
     current_llm,
     current_session,
@@ -19,17 +22,6 @@ from ._conversation._ambient import (
     start_turn,
 )
 from ._conversation._children import ChildTask
-from ._conversation._decorators import subagent, tool, turn
-from ._conversation._isolated import isolated
-from ._conversation._log import (
-    LoggedLLM,
-    LoggedSubAgent,
-    LoggedTool,
-    LoggedTurn,
-    LogResult,
-    log_session,
-    log_turn,
-)
 from ._conversation._messages import (
     BlobPart,
     FilePart,
@@ -43,8 +35,6 @@ from ._conversation._messages import (
     UriPart,
     Usage,
 )
-from ._conversation._sampler import ConversationSampler
-from ._conversation._secrets import redact_secrets
 from ._conversation._session import Session
 from ._conversation._spans import LLM, SubAgent, Tool, Turn
 from ._conversation._stream import Stream
@@ -52,6 +42,21 @@ from ._errors import ClosedError, ConfigurationError, GenAIAsyncError
 from ._setup import Tracing, configure, tracing
 from ._version import VERSION as __version__  # noqa: N811
 from .export import Drop, ExportStats, FlushResult
+
+if TYPE_CHECKING:
+    from ._conversation._decorators import subagent, tool, turn
+    from ._conversation._isolated import isolated
+    from ._conversation._log import (
+        LoggedLLM,
+        LoggedSubAgent,
+        LoggedTool,
+        LoggedTurn,
+        LogResult,
+        log_session,
+        log_turn,
+    )
+    from ._conversation._sampler import ConversationSampler
+    from ._conversation._secrets import redact_secrets
 
 __all__ = [
     "LLM",
@@ -104,3 +109,31 @@ __all__ = [
     "tracing",
     "turn",
 ]
+
+# Loaded when they are named: most programs use one or two of them.
+_LOADED_LATE: Final = {
+    "ConversationSampler": "._conversation._sampler",
+    "LogResult": "._conversation._log",
+    "LoggedLLM": "._conversation._log",
+    "LoggedSubAgent": "._conversation._log",
+    "LoggedTool": "._conversation._log",
+    "LoggedTurn": "._conversation._log",
+    "isolated": "._conversation._isolated",
+    "log_session": "._conversation._log",
+    "log_turn": "._conversation._log",
+    "redact_secrets": "._conversation._secrets",
+    "subagent": "._conversation._decorators",
+    "tool": "._conversation._decorators",
+    "turn": "._conversation._decorators",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LOADED_LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_LOADED_LATE[name], __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
