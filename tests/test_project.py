@@ -167,7 +167,7 @@ def _python(*arguments: str) -> str:
 def test_import_loads_nothing_heavy() -> None:
     """Importing the package loads no HTTP client, TLS, event loop, framework or test tool, nor what sends."""
     heavy = ["asyncio", "h11", "httpcore", "httpx", "pytest", "ssl", "starlette", "trio", "uvloop"]
-    heavy += ["genai_async.export._worker", "zlib"]
+    heavy += ["genai_async.export._worker", "genai_async._conversation._decorators", "zlib"]
     before = "import sys, opentelemetry.sdk.trace; before = set(sys.modules)"
     code = f"{before}; import genai_async; print(*sorted(set({heavy}) & set(sys.modules) - before))"
     assert _python("-c", code).split() == []
@@ -178,6 +178,39 @@ def test_import_in_one_thread_is_possible_without_a_loop() -> None:
     doors = [name for name in _MODULES if not any(part.startswith("_") for part in name.split(".")[1:])]
     for door in doors:
         assert _python("-c", f"import {door}; print('loaded')") == "loaded\n"
+
+
+def test_names_that_load_their_module_late() -> None:
+    """Each public name is there when it is asked for, listed from the start, and another one is no name."""
+    code = "import genai_async as ga; listed = dir(ga); [getattr(ga, name) for name in ga.__all__]"
+    code += "; print(set(ga.__all__) <= set(listed), hasattr(ga, 'another'))"
+    assert _python("-c", code).split() == ["True", "False"]
+    assert (
+        _python("-c", "from genai_async import *; print(tool.__module__, log_turn.__name__)").split()[1] == "log_turn"
+    )
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_what_sends_loads_in_another_thread(backend: str) -> None:
+    """Entering `tracing()` loads no module of the package on the loop's thread."""
+    code = f"""
+import sys, threading, anyio
+import genai_async as ga
+
+class Watch:
+    def find_spec(self, name, path, target=None):
+        if name.startswith("genai_async.") and threading.current_thread() is threading.main_thread():
+            print(name)
+
+async def main():
+    sys.meta_path.insert(0, Watch())
+    async with ga.tracing(endpoint="http://localhost:1", shutdown_timeout=0):
+        assert "genai_async.export._worker" in sys.modules
+        sys.meta_path.pop(0)
+
+anyio.run(main, backend={backend!r})
+"""
+    assert _python("-c", code) == ""
 
 
 def test_unused_parts_do_not_load_with_the_package() -> None:

@@ -23,8 +23,6 @@ from ._providers import limit_of
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
-    from ..export import Exporter
-
 _logger = logging.getLogger("genai_async")
 
 _CAPTURE: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
@@ -102,8 +100,8 @@ def _capture_from_environment() -> bool:
     return value in _ON_SPANS
 
 
-def exporter_of(given: Mapping[str, Any], *, is_joining: bool) -> "Exporter | None":
-    """Our exporter; none where nothing is to be sent, or a provider that is joined sends."""
+def export_config_of(given: Mapping[str, Any], *, is_joining: bool) -> ExportConfig | None:
+    """How our exporter is to send; None where nothing is to be sent, or a provider that is joined sends."""
     if not is_joining:
         for name in _named_exporters() - _KNOWN_EXPORTERS:
             _logger.warning("OTEL_TRACES_EXPORTER names %r, which is not known here", name)
@@ -114,9 +112,7 @@ def exporter_of(given: Mapping[str, Any], *, is_joining: bool) -> "Exporter | No
         return None
     if _env.text("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL") == "grpc":
         _logger.warning("OTEL_EXPORTER_OTLP_PROTOCOL is grpc, but spans leave as http/json")
-    from ..export import Exporter
-
-    return Exporter(config)
+    return config
 
 
 def _named_exporters() -> set[str]:

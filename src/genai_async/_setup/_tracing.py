@@ -21,10 +21,10 @@ from .._conversation._faults import Faults
 from .._conversation._processor import ConversationProcessor, RedactingProcessor
 from .._conversation._runtime import Delivery, Runtime
 from .._errors import ClosedError, ConfigurationError
-from .._loop import is_cancellation, load_backend
+from .._loop import is_cancellation, load
 from .._tracer import Provider
-from ..export import ExportStats, FlushResult
-from ._options import TracingOptions, check, exporter_of, exporters_to_stdout, gate_of, warn_of_unused
+from ..export import ExportConfig, ExportStats, FlushResult
+from ._options import TracingOptions, check, export_config_of, exporters_to_stdout, gate_of, warn_of_unused
 from ._providers import SCOPE, existing_provider, own_provider, seat_in, set_ups, tracer_of
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ _logger = logging.getLogger("genai_async")
 _FAREWELL: Final = 0.05
 # Rounds of the loop, in which a cancelled task comes out of as many blocks that await something.
 _LAST_STEPS: Final = 50
+# What a set-up that sends needs besides.
+_SENDING: Final = ("genai_async.export._exporter", "genai_async.export._processor")
 
 
 def tracing(**options: Unpack[TracingOptions]) -> Tracing:
@@ -98,10 +100,15 @@ class Tracing:
         if foreign is not None:
             warn_of_unused(given)
         self._gate = gate_of(given, self._faults, foreign)
-        self._exporter = exporter_of(given, is_joining=foreign is not None)
+        self._config = export_config_of(given, is_joining=foreign is not None)
         self._owns_provider = foreign is None
         self._provider: trace.TracerProvider = foreign or own_provider(given)
-        self._export_processor = None if self._exporter is None else self._to_exporter(given, self._exporter)
+        self._redacts_others = bool(given.get("redact_others"))
+        if self._redacts_others and self._gate.redact is None:
+            raise ConfigurationError("redact_others: there is no redact")
+        # Both are made where the set-up begins, as what sends takes a few milliseconds to load.
+        self._exporter: Exporter | None = None
+        self._export_processor: SpanProcessor | None = None
         self._result: FlushResult | None = None
         self._has_begun = False
         # A capture takes the spans of all the set-ups that begin inside of it.
@@ -211,7 +218,7 @@ class Tracing:
             raise RuntimeError("configure() has begun this Tracing; `async with` takes one of tracing()")
         if self._has_begun or self._result is not None:
             raise RuntimeError("a Tracing can be entered once")
-        await load_backend()
+        await load(*(() if self._config is None else _SENDING))
         self._install()
         # For a block that the interpreter's exit finds open: its loop has stopped, or runs in a daemon thread.
         atexit.register(self.shutdown)
@@ -263,6 +270,8 @@ class Tracing:
             self._provider, self._owns_provider = capture.provider, False
             return
         if self._runtime is None:
+            if self._config is not None:
+                self._make_exporter(self._config)
             tracer = tracer_of(self._provider)
             self._join_provider()
             delivery: Delivery = _ProviderDelivery(self) if self._exporter is None else self._exporter
@@ -282,15 +291,14 @@ class Tracing:
             if not self._owns_provider:
                 seat_in(self._provider).remove(self._export_processor)
 
-    def _to_exporter(self, given: Mapping[str, Any], exporter: Exporter) -> SpanProcessor:
-        from ..export import ExportProcessor
+    def _make_exporter(self, config: ExportConfig) -> None:
+        from ..export import Exporter, ExportProcessor
 
-        processor = ExportProcessor(exporter)
-        if not given.get("redact_others"):
-            return processor
-        if self._gate.redact is None:
-            raise ConfigurationError("redact_others: there is no redact")
-        return RedactingProcessor(processor, SCOPE, self._gate, self._faults)
+        self._exporter = Exporter(config)
+        processor = ExportProcessor(self._exporter)
+        self._export_processor = processor
+        if self._redacts_others:
+            self._export_processor = RedactingProcessor(processor, SCOPE, self._gate, self._faults)
 
     def _join_provider(self) -> None:
         if not self._owns_provider:
@@ -310,8 +318,8 @@ class Tracing:
 
     def _deadline(self, timeout: float | None) -> float:
         """Until when all of a closing may take, on the monotonic clock."""
-        if timeout is None and self._exporter is not None:
-            timeout = self._exporter.config.shutdown_timeout
+        if timeout is None and self._config is not None:
+            timeout = self._config.shutdown_timeout
         return math.inf if timeout is None else time.monotonic() + timeout
 
     def _flush_provider(self) -> bool:
