@@ -190,9 +190,11 @@ def test_names_that_load_their_module_late() -> None:
     )
 
 
+@pytest.mark.parametrize("has_spool", [False, True])
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_what_sends_loads_in_another_thread(backend: str) -> None:
+def test_what_sends_loads_in_another_thread(backend: str, has_spool: bool, tmp_path: Path) -> None:
     """Entering `tracing()` loads no module of the package on the loop's thread."""
+    spool = str(tmp_path) if has_spool else None
     code = f"""
 import sys, threading, anyio
 import genai_async as ga
@@ -204,7 +206,7 @@ class Watch:
 
 async def main():
     sys.meta_path.insert(0, Watch())
-    async with ga.tracing(endpoint="http://localhost:1", shutdown_timeout=0):
+    async with ga.tracing(endpoint="http://localhost:1", shutdown_timeout=0, spool={spool!r}):
         assert "genai_async.export._worker" in sys.modules
         sys.meta_path.pop(0)
 

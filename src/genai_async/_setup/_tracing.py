@@ -38,8 +38,9 @@ _logger = logging.getLogger("genai_async")
 _FAREWELL: Final = 0.05
 # Rounds of the loop, in which a cancelled task comes out of as many blocks that await something.
 _LAST_STEPS: Final = 50
-# What a set-up that sends needs besides.
+# What a set-up that sends needs besides, and one with a spool.
 _SENDING: Final = ("genai_async.export._exporter", "genai_async.export._processor")
+_SPOOLING: Final = (*_SENDING, "genai_async.export._spool", "genai_async.export._store")
 
 
 def tracing(**options: Unpack[TracingOptions]) -> Tracing:
@@ -218,7 +219,8 @@ class Tracing:
             raise RuntimeError("configure() has begun this Tracing; `async with` takes one of tracing()")
         if self._has_begun or self._result is not None:
             raise RuntimeError("a Tracing can be entered once")
-        await load(*(() if self._config is None else _SENDING))
+        config = self._config
+        await load(*(() if config is None else _SENDING if config.spool is None else _SPOOLING))
         self._install()
         # For a block that the interpreter's exit finds open: its loop has stopped, or runs in a daemon thread.
         atexit.register(self.shutdown)
