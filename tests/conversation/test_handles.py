@@ -324,7 +324,7 @@ async def test_without_a_set_up_everything_may_be_called(log: pytest.LogCaptureF
                     tool.result = 5
                     assert tool.result == 5
                     tool.start_llm(provider_name="p").end()
-                assert ga.current_llm().output("x").conversation_id == session.session_id  # type: ignore[union-attr]
+                assert ga.current_llm().output("x").conversation_id == session.session_id
             with turn.start_subagent("a", remote=True) as agent:
                 assert agent.is_remote
                 agent.record(usage=ga.Usage(1), agent_id="x")
@@ -401,3 +401,12 @@ def test_repr(spans: Traced, session: ga.Session) -> None:
     assert repr(session) == "<Session c-1 open>"
     session.end()
     assert repr(session) == "<Session c-1 ended>"
+
+
+def test_handles_are_small(spans: Traced, session: ga.Session) -> None:
+    """A service holds thousands of them: none has a dict of its own, and a misspelt name is an error."""
+    turn = session.start_turn()
+    for handle in (session, turn, turn.start_llm(provider_name="p"), turn.start_tool("t"), turn.start_subagent("a")):
+        assert not hasattr(handle, "__dict__")
+        with pytest.raises(AttributeError):
+            setattr(handle, "reslt", 1)  # noqa: B010
