@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import math
+import tracemalloc
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any
@@ -298,3 +299,15 @@ def test_caches_stay_small() -> None:
         assert str(number).encode() in encoder.group(span)[0]
     sizes = [len(cache) for cache in (encoder._prefixes, encoder._shorts, encoder._shorts["key"], encoder._groups)]
     assert max(sizes) <= 256
+
+
+def test_long_keys_are_not_kept() -> None:
+    """Keys can be somebody else's words, of any length: only short ones are kept for the next span."""
+    encoder, values = Encoder(), ["short", "long" * 100, 7, 0.5, ("one",), None]
+    tracemalloc.start()
+    for number in range(100):
+        key = f"{number}:".ljust(50_000, "k")
+        assert key.encode() in encoder.span(_span({key: values[number % len(values)]}))
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 500_000

@@ -36,6 +36,7 @@ MAX_DEPTH = 32
 
 _SHORT = 64
 _MAX_KEYS = 256
+_LONGEST_KEY = 256  # that is kept: others are not of the program's making
 _MAX_VALUES = 32
 _MAX_GROUPS = 64  # of resources and scopes: these can be large, and no queue counts what is kept of them
 
@@ -72,9 +73,11 @@ class _Prefixes(dict[str, bytes]):
     def __missing__(self, key: str) -> bytes:
         if type(key) is not str:
             raise TypeError
-        if len(self) >= _MAX_KEYS:
-            self.clear()
-        prefix = self[key] = b',{"key":%b,"value":{%b' % (_to_json(key), self._after)
+        prefix = b',{"key":%b,"value":{%b' % (_to_json(key), self._after)
+        if len(key) <= _LONGEST_KEY:
+            if len(self) >= _MAX_KEYS:
+                self.clear()
+            self[key] = prefix
         return prefix
 
 
@@ -101,9 +104,11 @@ class _Shorts(dict[str, _Values]):
         self._after = after
 
     def __missing__(self, key: str) -> _Values:
-        if len(self) >= _MAX_KEYS:
-            self.clear()
-        values = self[key] = _Values(self._prefixes[key] + self._before, self._after + b"}}")
+        values = _Values(self._prefixes[key] + self._before, self._after + b"}}")
+        if len(key) <= _LONGEST_KEY:
+            if len(self) >= _MAX_KEYS:
+                self.clear()
+            self[key] = values
         return values
 
 
