@@ -40,14 +40,12 @@ class Batch(msgspec.Struct, eq=False):
     attempts: int = 0
     load: Load | None = None
     size_bytes: int = 0
-    """The bytes of the spans and of their groups, without what joins them; summed up here where it is not known."""
+    """The bytes of the spans and of each of their groups, without what joins them; summed up where it is not known."""
 
     def __post_init__(self) -> None:
         if not self.size_bytes:
-            latest: Group | None = None
-            for group, data in self.spans:
-                self.size_bytes += len(data) + (0 if group is latest else _group_bytes(group))
-                latest = group
+            groups = {group for group, _ in self.spans}
+            self.size_bytes = sum(map(_group_bytes, groups)) + sum(len(data) for _, data in self.spans)
 
     @property
     def memory_bytes(self) -> int:
@@ -98,6 +96,8 @@ class Buffer:
         self._queue_bytes = 0
         self._tail: Group | None = None
         """The group of the newest span in the queue."""
+        # How often each group begins in the queue anew: its bytes count once, however many scopes take turns.
+        self._runs: dict[Group, int] = {}
         self.position = position
         """The number of the newest span that was queued; 0 before the first, or what a parent process had come to."""
         # Times are noted once per so many spans: (sequence number, clock), the first one at or before the head.
@@ -124,15 +124,20 @@ class Buffer:
             waiting = len(self._queue)
             if not marks or self.position + 1 - marks[-1][0] >= self._full_spans:
                 marks.append((self.position + 1, self._clock()))
-            # Spans that follow each other mostly share a group, in memory and in the request: it counts once for them.
+            # Spans that follow each other mostly share a group, and to look it up costs: runs are counted, not spans.
+            runs = 0
             if group is not self._tail:
-                size += len(group[0]) + len(group[1])
+                runs = self._runs.get(group, 0) + 1
+                if runs == 1:
+                    size += len(group[0]) + len(group[1])
             if books.memory_bytes + size + ENTRY_BYTES > self._max_bytes:
                 if not self._queue:
                     marks.clear()
                 return self.drop("queue_full")
             before = self._queue_bytes
             # A signal's handler may raise after each call: so there is one, after all that must go with it.
+            if runs:
+                self._runs[group] = runs
             self._tail = group
             self.position += 1
             self._queue_bytes = before + size
@@ -270,6 +275,7 @@ class Buffer:
             self._queue.clear()
             self._marks.clear()
             self._returned.clear()
+            self._runs.clear()
             self._tail = None
             self._queue_bytes = self._books.memory_bytes = self._books.queued = 0
             if count:
@@ -363,22 +369,37 @@ class Buffer:
         queue = self._queue
         spans = [queue.popleft()]
         latest, data = spans[0]
+        groups = {latest}
         size = _group_bytes(latest) + len(data)
+        released = 0
         while queue and len(spans) < self._full_spans:
             group, data = queue[0]
-            larger = size + len(data) + (0 if group is latest else _group_bytes(group))
+            larger = size + len(data) + (0 if group is latest or group in groups else _group_bytes(group))
             if larger > self._full_bytes:
                 break
+            if group is not latest:
+                released += self._end_run(latest)
+                groups.add(group)
             size, latest = larger, group
             spans.append(queue.popleft())
-        self._queue_bytes -= size
         if not queue:
             self._marks.clear()
             self._tail = None
-        elif queue[0][0] is latest:  # it counts with the first of its spans, which stays behind now
-            self._queue_bytes += _group_bytes(latest)
-            self._books.memory_bytes += _group_bytes(latest)
+        if not queue or queue[0][0] is not latest:
+            released += self._end_run(latest)
+        # A group may be in the batch and stay in the queue: then it takes its bytes twice.
+        shared = sum(map(_group_bytes, groups)) - released
+        self._queue_bytes -= size - shared
+        self._books.memory_bytes += shared
         return Batch(first, first + len(spans) - 1, spans, since, size_bytes=size)
+
+    def _end_run(self, group: Group) -> int:
+        """The last span of a run leaves the queue; returns how many bytes its group has taken until now."""
+        self._runs[group] -= 1
+        if self._runs[group]:
+            return 0
+        del self._runs[group]
+        return _group_bytes(group)
 
 
 def _group_bytes(group: Group) -> int:
