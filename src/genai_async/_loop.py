@@ -144,7 +144,9 @@ class Loop:
 
     def is_alive(self) -> bool:
         """Whether this loop has not been closed."""
-        return self.call_soon(_nothing_now)
+        is_closed = getattr(self._native, "is_closed", None)
+        # A trio token only tells when it is used. Where it need not be, that saves waking the loop up.
+        return self.call_soon(_nothing_now) if is_closed is None else not is_closed()
 
     def call_soon(self, func: Callable[..., object], *args: object) -> bool:
         """Run `func` on the loop soon, from any thread and without waiting; False if the loop is gone."""

@@ -5,6 +5,7 @@ import gzip
 import logging
 import time
 import zlib
+from collections import Counter
 from collections.abc import Awaitable
 from email.utils import formatdate
 from typing import Any
@@ -593,3 +594,58 @@ async def test_zlib_is_what_the_server_reads() -> None:
         reader.decompress(server.seen[0].raw)
         assert reader.eof
         assert reader.unused_data == b""
+
+
+async def test_thousands_who_wait() -> None:
+    """Whoever waits for its own spans is looked at when something becomes of those, and not for all others'."""
+    release = anyio.Event()
+
+    async def hold(seen: Seen) -> Answer:
+        await release.wait()
+        return Answer()
+
+    async with collector(hold) as server, running(endpoint=server.url, max_batch_spans=5) as exporter:
+        asked = Counter[int]()
+        is_settled = exporter._worker.watches._is_settled
+
+        def counted(first: int, last: int, since: float | None) -> bool:
+            asked[first] += 1
+            return is_settled(first, last, since)
+
+        exporter._worker.watches._is_settled = counted
+        async with anyio.create_task_group() as group:
+            for number in range(500):
+                feed(exporter, 1, 1 + number)
+                group.start_soon(exporter.settled, number, number + 1)
+                await anyio.lowlevel.checkpoint()
+            release.set()
+    assert len(asked) == 500
+    assert max(asked.values()) <= 3
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3, 4), (4, 3, 2, 1), (3, 1, 4, 2)])
+async def test_who_waits_for_spans_of_several_batches(order: tuple[int, ...]) -> None:
+    """Waiting ends with the last of the batches that hold the spans, in whatever order they arrive."""
+    gates = {number: anyio.Event() for number in order}
+    woken: dict[tuple[int, int], int] = {}
+
+    async def hold(seen: Seen) -> Answer:
+        await gates[seen.ids[0]].wait()
+        return Answer()
+
+    async with collector(hold) as server, running(endpoint=server.url, max_batch_spans=1) as exporter:
+
+        async def wait(first: int, last: int) -> None:
+            assert await exporter.settled(first, last, 5)
+            woken[first, last] = exporter.stats().delivered
+
+        async with anyio.create_task_group() as group:
+            feed(exporter, 4)
+            for first, last in ((0, 4), (1, 3), (2, 3)):
+                group.start_soon(wait, first, last)
+            for count, number in enumerate(order, 1):
+                gates[number].set()
+                assert await until(lambda count=count: exporter.stats().delivered == count)  # type: ignore[misc]
+                await anyio.wait_all_tasks_blocked()
+    place = {number: count for count, number in enumerate(order, 1)}
+    assert woken == {(0, 4): 4, (1, 3): max(place[2], place[3]), (2, 3): place[3]}

@@ -7,9 +7,10 @@ is a range of them and "is this span settled?" needs no memory per span.
 from __future__ import annotations
 
 import threading
-from bisect import insort
+from bisect import bisect_left, bisect_right, insort
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -104,8 +105,9 @@ class Buffer:
         self._marks: deque[tuple[int, float]] = deque()
         self._returned: list[Batch] = []
         self._flying: dict[Batch, None] = {}
-        # Until they are delivered or given up, waiting or not; their numbers ascend.
-        self._segments: dict[Segment, None] = {}
+        # Until they are delivered or given up, waiting or not: ours, whose numbers ascend, and those of dead processes.
+        self._segments: list[Segment] = []
+        self._inherited: dict[Segment, None] = {}
         self._segments_spans = 0
         self._books = Books()
         self._untold: Counter[str] = Counter()
@@ -225,8 +227,7 @@ class Buffer:
         """All spans of these segments are delivered or given up."""
         with self._lock:
             for segment in load.segments:
-                if segment in self._segments:
-                    del self._segments[segment]
+                if self._let_go(segment):
                     self._segments_spans -= segment.count
 
     def drop_spooled(self, reason: str, count: int) -> None:
@@ -292,10 +293,10 @@ class Buffer:
     def has_stowed(self, first: int, last: int) -> bool:
         """Whether a span with `first < number <= last` is on disk and neither delivered nor given up."""
         with self._lock:
-            for segment in reversed(self._segments):  # there may be many; those asked for are mostly among the newest
-                if segment.first <= last and (first < 0 or not segment.is_inherited):
-                    return segment.last > first
-        return False
+            if first < 0 and self._inherited:
+                return True
+            index = bisect_right(self._segments, last, key=_first)
+            return index > 0 and self._segments[index - 1].last > first
 
     def stowed(self, last: int) -> int:
         """How many spans up to this number are on disk, and in segments that are not wholly delivered or given up."""
@@ -336,8 +337,21 @@ class Buffer:
             return told
 
     def _hold(self, segment: Segment) -> None:
-        self._segments[segment] = None
+        if segment.is_inherited:
+            self._inherited[segment] = None
+        else:
+            insort(self._segments, segment, key=_first)
         self._segments_spans += segment.count
+
+    def _let_go(self, segment: Segment) -> bool:
+        """Whether the segment was still held."""
+        if segment.is_inherited:
+            return self._inherited.pop(segment, segment) is None
+        index = bisect_left(self._segments, segment.first, key=_first)
+        is_held = index < len(self._segments) and self._segments[index] is segment
+        if is_held:
+            del self._segments[index]
+        return is_held
 
     def _launch(self, batch: Batch) -> Batch:
         self._flying[batch] = None
@@ -400,6 +414,9 @@ class Buffer:
             return 0
         del self._runs[group]
         return _group_bytes(group)
+
+
+_first = attrgetter("first")
 
 
 def _group_bytes(group: Group) -> int:

@@ -9,7 +9,6 @@ import time
 import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Protocol, cast
 
 import anyio
@@ -23,7 +22,6 @@ from ._encode import Encoder
 from ._metrics import watch
 from ._stats import ExportStats, FlushResult
 from ._trouble import Troubles
-from ._watch import Watches
 from ._worker import Worker
 
 if TYPE_CHECKING:
@@ -80,8 +78,7 @@ class Exporter:
         self._buffer = Buffer(
             config.max_queue_bytes, config.max_batch_spans, config.max_batch_bytes, time.monotonic, position
         )
-        self._watches = Watches()
-        self._worker = Worker(config, self._buffer, self._watches, self._troubles, self._store())
+        self._worker = Worker(config, self._buffer, self._troubles, self._store())
         # Re-entrant: a handler of signals may shut down while its own thread holds it.
         self._claims = threading.RLock()
         # The loop that sends, or the keeper that is about to bring one: until then nobody else need begin.
@@ -250,7 +247,7 @@ class Exporter:
         return await self._settle(first, last, timeout, is_alone=False)
 
     async def _settle(self, first: int, last: int, timeout: float | None, *, is_alone: bool) -> bool:
-        with self._watches.settled(self._goal(first, last, timeout)) as signal:
+        with self._worker.watches.settled(first, last, _since(timeout)) as signal:
             if signal.is_set():
                 # Who asks again and again (until the spool is empty, say) would keep the loop from sending else.
                 await anyio.lowlevel.checkpoint()
@@ -259,11 +256,6 @@ class Exporter:
                 with anyio.move_on_after(timeout):
                     await self._until(signal, is_alone=is_alone)
         return self._worker.is_settled(first, last)
-
-    def _goal(self, first: int, last: int, timeout: float | None) -> Callable[[], bool]:
-        """What somebody waits for: whoever names no end is content with the disk once the collector takes nothing."""
-        since = time.monotonic() if timeout is None else None
-        return partial(self._worker.is_settled, first, last, since)
 
     async def flush(self, timeout: float | None = None) -> FlushResult:
         """Send what waits now, in memory and on disk, and say what became of it.
@@ -292,7 +284,7 @@ class Exporter:
             self._send_here(lambda: self._settle(_INHERITED, last, timeout, is_alone=True))
         else:
             self._worker.want(last)
-            with self._watches.settled(self._goal(_INHERITED, last, timeout)) as signal:
+            with self._worker.watches.settled(_INHERITED, last, _since(timeout)) as signal:
                 if not is_in_loop():
                     signal.wait_blocking(timeout)
         return self._told(last)
@@ -406,9 +398,14 @@ class Exporter:
             self._buffer.drop_all("shutdown")
             self._result = self._told(self.position)
             self._worker.leave()
-            self._watches.tell()
+            self._worker.watches.tell()
             self._closed.set()
         return self._result
+
+
+def _since(timeout: float | None) -> float | None:
+    """From when on disk is good enough: whoever names no end is content with it once the collector takes nothing."""
+    return time.monotonic() if timeout is None else None
 
 
 _exporters: weakref.WeakSet[Exporter] = weakref.WeakSet()

@@ -66,6 +66,16 @@ class Load:
     is_split: bool = False
 
     @property
+    def first(self) -> int:
+        """The least of their sequence numbers."""
+        return min(segment.first for segment in self.segments)
+
+    @property
+    def last(self) -> int:
+        """The greatest of their sequence numbers."""
+        return max(segment.last for segment in self.segments)
+
+    @property
     def since(self) -> float:
         """When the newest of them was written."""
         return max(segment.since for segment in self.segments)

@@ -2,37 +2,55 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import TypeAlias
 
 from .._loop import Signal
 
 __all__ = ["Watches"]
 
+_Goal: TypeAlias = tuple[int, int, float | None]
+
 
 class Watches:
-    """Signals, each with what it waits for."""
+    """Signals, each with the spans that it waits for.
 
-    def __init__(self) -> None:
-        self._waiting: dict[Signal, Callable[[], bool]] = {}
+    Args:
+        is_settled: Whether the spans with `first < number <= last` are, or, `since` a time, at least safe on disk.
+    """
+
+    def __init__(self, is_settled: Callable[[int, int, float | None], bool]) -> None:
+        self._is_settled = is_settled
+        self._waiting: dict[Signal, _Goal] = {}
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
     @contextmanager
-    def settled(self, is_settled: Callable[[], bool]) -> Generator[Signal]:
-        """A signal that is set when this is true."""
+    def settled(self, first: int, last: int, since: float | None) -> Generator[Signal]:
+        """A signal that is set when these spans are settled."""
         signal = Signal()
-        self._waiting[signal] = is_settled
+        self._waiting[signal] = first, last, since
         try:
-            if is_settled():
+            if self._is_settled(first, last, since):
                 signal.set()
             yield signal
         finally:
             self._waiting.pop(signal, None)
 
-    def tell(self) -> None:
-        """Set the signals whose spans are settled by now."""
-        for signal, is_settled in list(self._waiting.items()):
-            if is_settled():
+    def tell(self, low: float = -math.inf, high: float = math.inf) -> None:
+        """Something has become of the spans from `low` to `high`: set the signals of those who wait for no others.
+
+        There may be thousands who wait, each for a few spans, and as many batches.
+        """
+        for signal, (first, last, since) in list(self._waiting.items()):
+            if first < high and last >= low and self._is_settled(first, last, since):
+                signal.set()
+
+    def tell_patient(self) -> None:
+        """The collector takes nothing: set the signals of those who are content with the disk then."""
+        for signal, (first, last, since) in list(self._waiting.items()):
+            if since is not None and self._is_settled(first, last, since):
                 signal.set()

@@ -44,13 +44,11 @@ _INLINE_REPLY_BYTES = 1024
 class Worker:
     """Takes batches from a buffer and sends them, several at once; lives as long as its exporter."""
 
-    def __init__(
-        self, config: ExportConfig, buffer: Buffer, watches: Watches, troubles: Troubles, store: Store | None
-    ) -> None:
+    def __init__(self, config: ExportConfig, buffer: Buffer, troubles: Troubles, store: Store | None) -> None:
         self._config = config
         self._store = store
         self._buffer = buffer
-        self._watches = watches
+        self.watches = Watches(self.is_settled)
         self._troubles = troubles
         self._clock = time.monotonic
         self.signal = Signal()
@@ -140,7 +138,7 @@ class Worker:
     async def _when_known(self, step: Callable[..., Awaitable[None]], *args: object) -> None:
         """Look again, and have others do so, once it is clearer what is on disk."""
         await step(*args)
-        self._watches.tell()
+        self.watches.tell()
         self.signal.set()
 
     def _begin(self, group: TaskGroup, sender: Sender, now: float) -> bool:
@@ -161,7 +159,11 @@ class Worker:
         except BaseException as exc:
             await _pass_own(exc)
             self._buffer.put_back(batch)
-        self._watches.tell()
+        self._tell(batch)
+
+    def _tell(self, done: Batch | Load) -> None:
+        """Something has become of these spans: look again, and have those do so who wait for them."""
+        self.watches.tell(done.first, done.last)
         self.signal.set()
 
     def _stores(self, now: float) -> bool:
@@ -205,8 +207,7 @@ class Worker:
             await self._deliver(batch, sender)
         else:
             self._open -= 1
-            self._watches.tell()
-            self.signal.set()
+            self._tell(load)
 
     async def _deliver(self, batch: Batch, sender: Sender) -> None:
         try:
@@ -226,8 +227,7 @@ class Worker:
             elif not parts:
                 await self._store.settled(batch.load, len(batch.spans), sender.off_loop)
         self._open -= 1
-        self._watches.tell()
-        self.signal.set()
+        self._tell(batch if batch.load is None else batch.load)
 
     async def _attempt(self, batch: Batch, sender: Sender) -> Verdict:
         content = await sender.content(batch)
@@ -254,9 +254,10 @@ class Worker:
         if decided.action is Action.RETRY:
             batch.attempts += 1
             self._buffer.put_back(batch)
-            is_hurried = bool(self._watches) or self.is_closing
+            is_hurried = bool(self.watches) or self.is_closing
             chance = random.random()  # noqa: S311 (no secret)
             self._pause.fail(self._clock(), chance, after=decided.after, is_hurried=is_hurried)
+            self.watches.tell_patient()
             self._troubles.report("retry", f"{where} does not take spans, they are kept for later: {detail}", count)
             return
         self._pause.succeed()
