@@ -37,7 +37,7 @@ from ._conversation._messages import (
 )
 from ._conversation._session import Session
 from ._conversation._spans import LLM, SubAgent, Tool, Turn
-from ._conversation._stream import Stream
+from ._conversation._stream import Stream, SyncStream
 from ._errors import ClosedError, ConfigurationError, GenAIAsyncError
 from ._setup import Tracing, configure, tracing
 from ._version import VERSION as __version__  # noqa: N811
@@ -81,6 +81,7 @@ __all__ = [
     "Session",
     "Stream",
     "SubAgent",
+    "SyncStream",
     "TextPart",
     "Tool",
     "ToolCallPart",

@@ -155,6 +155,10 @@ async def call_model(turn: ga.Turn) -> None:
             assert_type(chunk, bytes)
         async with llm.stream(chunks()) as stream:
             assert_type(stream, ga.Stream[bytes])
+        for text in llm.stream(["text"]):
+            assert_type(text, str)
+        with llm.stream(iter([1])) as numbers:
+            assert_type(numbers, ga.SyncStream[int])
         llm.record(usage=ga.Usage(input_tokens=1, output_tokens=0), response_id="r", response_model="gpt-4o-2024")
         llm.usage = ga.Usage(1)
         llm.record_error(TimeoutError()).record_error("rate_limited")

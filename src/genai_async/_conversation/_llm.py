@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar, Unpack, cast
+from collections.abc import AsyncIterable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar, Unpack, cast, overload
 
 import msgspec
 from opentelemetry.context import Context
@@ -20,7 +20,7 @@ from ._fields import Field, LLMFields, to_usage
 from ._handle import SpanHandle, span_name
 from ._messages import BlobPart, Dumps, FilePart, Message, Part, ReasoningPart, TextPart, Usage, modality_of
 from ._runtime import Runtime
-from ._stream import Stream
+from ._stream import Stream, SyncStream, stream_of
 from ._texts import OVERLAP
 
 if TYPE_CHECKING:
@@ -120,9 +120,13 @@ class ModelCall(SpanHandle):
                 self._drop("LLM.attach_media", exc)
         return self
 
-    def stream(self, chunks: AsyncIterable[_Chunk]) -> Stream[_Chunk]:
-        """Pass a streamed response through, timing its chunks; see `Stream`."""
-        return Stream(self, chunks)
+    @overload
+    def stream(self, chunks: AsyncIterable[_Chunk]) -> Stream[_Chunk]: ...
+    @overload
+    def stream(self, chunks: Iterable[_Chunk]) -> SyncStream[_Chunk]: ...
+    def stream(self, chunks: AsyncIterable[_Chunk] | Iterable[_Chunk]) -> Stream[_Chunk] | SyncStream[_Chunk]:
+        """Pass a streamed response through, timing its chunks; see `Stream`. A plain iterable stays one."""
+        return stream_of(self, chunks)
 
     def _add(self, kind: type[TextPart | ReasoningPart], text: str) -> Self:
         if self._gate.capture and self._may_record("text"):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from inspect import isawaitable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 if TYPE_CHECKING:
     from ._llm import ModelCall
@@ -14,7 +14,45 @@ if TYPE_CHECKING:
 _Chunk = TypeVar("_Chunk")
 
 
-class Stream(Generic[_Chunk]):
+class Passage(Generic[_Chunk]):
+    """What passes the chunks of a response on, however it is read: the call's part in it."""
+
+    __slots__ = ("_chunks", "_ended", "_is_first", "_llm", "_source")
+
+    def __init__(self, llm: ModelCall, source: AsyncIterable[_Chunk] | Iterable[_Chunk]) -> None:
+        self._ended = False
+        self._llm = llm
+        self._source = source
+        self._chunks: Any = None
+        self._is_first = True
+        llm.record(stream=True)
+
+    def __del__(self) -> None:
+        # Started and then dropped: nobody will read the rest.
+        if not self._ended:
+            self._end(GeneratorExit())
+
+    def _note_chunk(self) -> None:
+        if self._is_first:
+            self._is_first = False
+            # From the request on, and that went out when the call's span started.
+            started_ns = getattr(self._llm.span, "start_time", None)
+            if started_ns is not None:
+                self._llm.record(time_to_first_chunk=max(time.time_ns() - started_ns, 0) / 1e9)
+
+    def _end(self, error: BaseException | None) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        if not self._llm.is_entered:
+            self._llm.end(error=error)
+        elif isinstance(error, GeneratorExit):
+            self._llm.note_cut()
+        elif error is not None:
+            self._llm.record_error(error)
+
+
+class Stream(Passage[_Chunk]):
     """Passes the chunks of a response through and records when they came.
 
     The model call ends when the stream does: completed, failed, cancelled, closed early or abandoned, each told apart.
@@ -28,15 +66,7 @@ class Stream(Generic[_Chunk]):
             async for chunk in chunks: ...
     """
 
-    __slots__ = ("_chunks", "_ended", "_is_first", "_llm", "_source")
-
-    def __init__(self, llm: ModelCall, source: AsyncIterable[_Chunk]) -> None:
-        self._ended = False
-        self._llm = llm
-        self._source = source
-        self._chunks: AsyncIterator[_Chunk] | None = None
-        self._is_first = True
-        llm.record(stream=True)
+    __slots__ = ()
 
     def __aiter__(self) -> Self:
         return self
@@ -44,8 +74,8 @@ class Stream(Generic[_Chunk]):
     async def __anext__(self) -> _Chunk:
         try:
             if self._chunks is None:
-                self._chunks = aiter(self._source)
-            chunk = await anext(self._chunks)
+                self._chunks = aiter(cast("AsyncIterable[_Chunk]", self._source))
+            chunk = await anext(cast("AsyncIterator[_Chunk]", self._chunks))
         except StopAsyncIteration:
             self._end(None)
             raise
@@ -75,29 +105,67 @@ class Stream(Generic[_Chunk]):
             self._end(exc)
         await self.aclose()
 
-    def __del__(self) -> None:
-        # Started and then dropped: nobody will read the rest.
-        if not self._ended:
-            self._end(GeneratorExit())
 
-    def _note_chunk(self) -> None:
-        if self._is_first:
-            self._is_first = False
-            # From the request on, and that went out when the call's span started.
-            started_ns = getattr(self._llm.span, "start_time", None)
-            if started_ns is not None:
-                self._llm.record(time_to_first_chunk=max(time.time_ns() - started_ns, 0) / 1e9)
+class SyncStream(Passage[_Chunk]):
+    """The same for a client without `await`: what `llm.stream` makes of a plain iterable.
 
-    def _end(self, error: BaseException | None) -> None:
-        if self._ended:
-            return
-        self._ended = True
-        if not self._llm.is_entered:
-            self._llm.end(error=error)
-        elif isinstance(error, GeneratorExit):
-            self._llm.note_cut()
-        elif error is not None:
-            self._llm.record_error(error)
+    Chunks are pulled in the consumer's thread; `with` and `close()` stand for `async with` and `aclose()`.
+
+        for chunk in llm.stream(response):
+            llm.output(chunk.text)
+    """
+
+    __slots__ = ()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> _Chunk:
+        try:
+            if self._chunks is None:
+                self._chunks = iter(cast("Iterable[_Chunk]", self._source))
+            chunk = next(cast("Iterator[_Chunk]", self._chunks))
+        except StopIteration:
+            self._end(None)
+            raise
+        except BaseException as exc:
+            self._end(exc)
+            raise
+        self._note_chunk()
+        return chunk
+
+    def close(self) -> None:
+        """Stop early: close the response and end the call as abandoned, unless it has ended."""
+        self._end(GeneratorExit())
+        try:
+            _close_plainly(self._chunks)
+        finally:
+            if self._chunks is not self._source:
+                _close_plainly(self._source)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if exc is not None:
+            self._end(exc)
+        self.close()
+
+
+class EitherStream(Stream[_Chunk], SyncStream[_Chunk]):
+    """Of a response that can be read in both ways, as instrumentations wrap what clients return."""
+
+    __slots__ = ()
+
+
+def stream_of(llm: ModelCall, source: AsyncIterable[_Chunk] | Iterable[_Chunk]) -> Stream[_Chunk] | SyncStream[_Chunk]:
+    """The response passed through in the way that it can be read: others ask by `__aiter__` how to read on."""
+    kind = type(source)
+    if not hasattr(kind, "__iter__"):
+        return Stream(llm, source)  # whatever is none of both fails where it is read
+    return EitherStream(llm, source) if hasattr(kind, "__aiter__") else SyncStream(llm, source)
 
 
 async def _close(closable: object) -> None:
@@ -105,3 +173,9 @@ async def _close(closable: object) -> None:
     closing = close() if close is not None else None
     if isawaitable(closing):
         await closing
+
+
+def _close_plainly(closable: object) -> None:
+    close: Any = getattr(closable, "close", None)
+    if close is not None:
+        close()
