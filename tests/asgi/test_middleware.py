@@ -499,6 +499,29 @@ async def test_work_on_a_message_stays_with_its_turn(spans: Spans) -> None:
     assert [link.span_id for link in late.links] == [one.span_id]
 
 
+async def test_a_block_on_a_turn_takes_tasks_until_it_is_left(spans: Spans) -> None:
+    """Work on a message that goes on in a block of its turn starts tasks there, whatever has come meanwhile."""
+
+    async def look(name: str) -> str:
+        with ga.start_tool(name):
+            return name
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        async with scope["state"]["turn"] as turn:
+            assert await turn.start_soon(look, "early") == "early"
+            await receive()
+            for _ in range(9):
+                await asyncio.sleep(0)
+            late = turn.start_soon(look, "late")
+        assert await late == "late"
+
+    await run(app, MESSAGE, MESSAGE, scope=SOCKET, agent_name="bot")
+    (one, _), (late,) = spans.named("invoke_agent bot"), spans.named("execute_tool late")
+    assert [link.span_id for link in late.links] == [one.span_id]
+    assert spans.capture.faults == {}
+
+
 def test_paths_that_are_one_text() -> None:
     """A text is a collection of characters, and none of those is what was meant."""
     with pytest.raises(ga.ConfigurationError, match="collection of paths"):

@@ -6,6 +6,7 @@ from opentelemetry.context import Context, attach, get_current
 from opentelemetry.trace import Span
 
 from .._loop import block_of, whoever_runs
+from ._handle import SpanHandle
 from ._outcome import ABANDONED
 from ._scope import (
     NOWHERE,
@@ -131,9 +132,11 @@ class Exchange:
         elif span_of(here) is turn.span:
             # Only in the running task; elsewhere other people's spans go on under a turn that has ended.
             attach(context_with(here, self._scope, self._span))
-        turn.end(error=error)
-        # The scope leads to the turn: without it, what has ended is freed without the garbage collector. Those of the
-        # application's own blocks on the turn are theirs to leave.
+        # The application's own blocks on the turn are theirs to leave, and until then they take and await tasks.
+        SpanHandle.end(turn, error=error)
+        if scope is not None and scope.children is not None:
+            scope.children.close()
+        # The scope leads to the turn: without it, what has ended is freed without the garbage collector.
         if scope is not None and turn._scopes is not None and scope in turn._scopes:
             turn._scopes.remove(scope)
 
