@@ -105,6 +105,7 @@ def record_a_reply(turn: ga.Turn, reply: Reply) -> None:
     llm = turn.start_llm("m", provider_name="p", input_messages=[ga.Message.user("?"), reply, {"role": "user"}])
     llm.record(output_messages=[reply], usage=reply)
     llm.usage = reply
+    llm.record(response=reply).record(response={"choices": []})
     ga.log_turn(output_messages=[reply], usage=reply)
 
 
@@ -155,7 +156,7 @@ async def call_model(turn: ga.Turn) -> None:
             assert_type(chunk, bytes)
         async with llm.stream(chunks()) as stream:
             assert_type(stream, ga.Stream[bytes])
-        for text in llm.stream(["text"]):
+        for text in llm.stream(["text"], record=True):
             assert_type(text, str)
         with llm.stream(iter([1])) as numbers:
             assert_type(numbers, ga.SyncStream[int])

@@ -343,6 +343,7 @@ class LLMFields(RequestOptions, total=False):
     system_instructions: InstructionsLike | None
     tool_definitions: ToolsLike | None
     usage: Usage | Mapping[str, Any] | Dumps | None
+    response: Mapping[str, Any] | Dumps | None
     response_id: str | None
     response_model: str | None
     finish_reasons: Iterable[str] | None

@@ -13,12 +13,14 @@ from . import _fields as f
 from . import _semconv as sc
 from ._agent import agent_of, given_text
 from ._blocks import blob_of, media_from_url
+from ._chunks import Assembly
 from ._clock import Time
 from ._content import Gate
-from ._faults import FieldError
+from ._faults import FieldError, is_omitted
 from ._fields import Field, LLMFields, to_usage
 from ._handle import SpanHandle, span_name
 from ._messages import BlobPart, Dumps, FilePart, Message, Part, ReasoningPart, TextPart, Usage, modality_of
+from ._reply import reply_fields
 from ._runtime import Runtime
 from ._stream import Stream, SyncStream, stream_of
 from ._texts import OVERLAP
@@ -28,8 +30,10 @@ if TYPE_CHECKING:
 
 _Chunk = TypeVar("_Chunk")
 
-# What is kept for the end beside content: a list that is made when it is needed, as most calls have no pieces.
+# What is kept for the end beside content, made when it is needed: most calls have no pieces.
 _PIECES: Final = "pieces"
+_ASSEMBLY: Final = "what a stream tells"
+_FILLED: Final = "what streams told"
 _MAX_CHOICES: Final = 128
 _WORD_SIZE: Final = 64  # about what an address or a file's id takes
 
@@ -58,10 +62,24 @@ class ModelCall(SpanHandle):
     def record(self, **fields: Unpack[LLMFields]) -> Self:
         """Record the request's and the response's fields; only those that are passed are replaced.
 
-        `usage` is one field: what is recorded later replaces all of it.
+        `usage` is one field: what is recorded later replaces all of it. `response` is a whole reply, which tells the
+        output messages, usage, id, model and finish reasons; what is passed beside it goes before.
         """
-        self._record(fields)
+        self._record(self.read_reply(fields) if "response" in fields else fields)
         return self
+
+    def read_reply(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields with what a reply among them tells in its place."""
+        given = {name: value for name, value in fields.items() if name != "response" and value is not None}
+        reply = fields.get("response")
+        if reply is None or not self.is_recording:
+            return given
+        try:
+            return {**reply_fields(reply), **given}
+        except Exception as exc:
+            if not is_omitted(reply):
+                self._drop("LLM.response", exc)
+            return given
 
     @property
     def usage(self) -> Usage | None:
@@ -121,12 +139,53 @@ class ModelCall(SpanHandle):
         return self
 
     @overload
-    def stream(self, chunks: AsyncIterable[_Chunk]) -> Stream[_Chunk]: ...
+    def stream(self, chunks: AsyncIterable[_Chunk], *, record: bool = False) -> Stream[_Chunk]: ...
     @overload
-    def stream(self, chunks: Iterable[_Chunk]) -> SyncStream[_Chunk]: ...
-    def stream(self, chunks: AsyncIterable[_Chunk] | Iterable[_Chunk]) -> Stream[_Chunk] | SyncStream[_Chunk]:
-        """Pass a streamed response through, timing its chunks; see `Stream`. A plain iterable stays one."""
-        return stream_of(self, chunks)
+    def stream(self, chunks: Iterable[_Chunk], *, record: bool = False) -> SyncStream[_Chunk]: ...
+    def stream(
+        self, chunks: AsyncIterable[_Chunk] | Iterable[_Chunk], *, record: bool = False
+    ) -> Stream[_Chunk] | SyncStream[_Chunk]:
+        """Pass a streamed response through, timing its chunks; see `Stream`. A plain iterable stays one.
+
+        Args:
+            chunks: The response.
+            record: Whether to record what its chunks say: text, reasoning, tool calls, usage, id, model and finish
+                reasons. Known are strings, and what the OpenAI and Anthropic clients stream, as objects or dicts. What
+                is recorded by hand goes before.
+        """
+        assembly = None
+        if record and self.is_recording:
+            # Kept here too: the call may end before its stream does.
+            assembly = self._waiting[_ASSEMBLY] = Assembly(self._gate.limit_bytes + OVERLAP)
+        return stream_of(self, chunks, assembly)
+
+    def fill(self, assembly: Assembly) -> None:
+        """Record what the chunks of a stream told and nobody has recorded."""
+        if assembly.is_empty or not self.is_recording:
+            return
+        if self._waiting.get(_ASSEMBLY) is assembly:
+            del self._waiting[_ASSEMBLY]
+        try:
+            told = assembly.fields()
+        except Exception as exc:
+            self.drop_chunk(exc)
+            return
+        # A further stream of this call, such as a second try, says it anew.
+        filled: set[str] = self._waiting.setdefault(_FILLED, set())
+        for name, value in told.items():
+            if name in filled or not self._knows(name):
+                filled.add(name)
+                self._record({name: value})
+
+    def _knows(self, name: str) -> bool:
+        if name == "usage":
+            return self._usage is not None
+        key = self._fields[name].key
+        return key in cast("dict[str, Any]", self._attributes) or key in self._waiting
+
+    def drop_chunk(self, exc: Exception) -> None:
+        """Count what cannot be read of a stream."""
+        self._drop("LLM.stream", exc)
 
     def _add(self, kind: type[TextPart | ReasoningPart], text: str) -> Self:
         if self._gate.capture and self._may_record("text"):
@@ -210,6 +269,8 @@ class ModelCall(SpanHandle):
         self._is_cut = True
 
     def _complete(self, attributes: dict[str, Any]) -> None:
+        if _ASSEMBLY in self._waiting:
+            self.fill(self._waiting[_ASSEMBLY])
         pieces: list[Part] | None = self._waiting.pop(_PIECES, None)
         if self._is_cut and self._outcome is None and sc.RESPONSE_FINISH_REASONS not in attributes:
             self._note(GeneratorExit())

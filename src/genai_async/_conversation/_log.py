@@ -250,7 +250,7 @@ def _recorded(handle: SubAgent | LLM, fields: object) -> SpanHandle:
     except Exception as exc:
         drop("the fields of a logged span", exc)
     else:
-        handle._record(named)
+        handle._record(handle.read_reply(named) if isinstance(handle, LLM) else named)
     return handle
 
 

@@ -267,7 +267,7 @@ class LLM(ModelCall, _StartsTools):
     Example:
         async with turn.start_llm("gpt-4o", provider_name="openai", temperature=0.2) as llm:
             reply = await client.chat.completions.create(...)
-            llm.record(output_messages=[reply.choices[0].message], usage=reply.usage, response_id=reply.id)
+            llm.record(response=reply)
     """
 
     __slots__ = ()

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 if TYPE_CHECKING:
+    from ._chunks import Assembly
     from ._llm import ModelCall
 
 _Chunk = TypeVar("_Chunk")
@@ -17,14 +18,17 @@ _Chunk = TypeVar("_Chunk")
 class Passage(Generic[_Chunk]):
     """What passes the chunks of a response on, however it is read: the call's part in it."""
 
-    __slots__ = ("_chunks", "_ended", "_is_first", "_llm", "_source")
+    __slots__ = ("_assembly", "_chunks", "_ended", "_is_first", "_llm", "_source")
 
-    def __init__(self, llm: ModelCall, source: AsyncIterable[_Chunk] | Iterable[_Chunk]) -> None:
+    def __init__(
+        self, llm: ModelCall, source: AsyncIterable[_Chunk] | Iterable[_Chunk], assembly: Assembly | None
+    ) -> None:
         self._ended = False
         self._llm = llm
         self._source = source
         self._chunks: Any = None
         self._is_first = True
+        self._assembly = assembly
         llm.record(stream=True)
 
     def __del__(self) -> None:
@@ -32,7 +36,9 @@ class Passage(Generic[_Chunk]):
         if not self._ended:
             self._end(GeneratorExit())
 
-    def _note_chunk(self) -> None:
+    def _note_chunk(self, chunk: _Chunk) -> None:
+        if self._assembly is not None:
+            self._read(self._assembly, chunk)
         if self._is_first:
             self._is_first = False
             # From the request on, and that went out when the call's span started.
@@ -40,10 +46,18 @@ class Passage(Generic[_Chunk]):
             if started_ns is not None:
                 self._llm.record(time_to_first_chunk=max(time.time_ns() - started_ns, 0) / 1e9)
 
+    def _read(self, assembly: Assembly, chunk: _Chunk) -> None:
+        try:
+            assembly.add(chunk)
+        except Exception as exc:  # whatever a client's object does when it is read
+            self._llm.drop_chunk(exc)
+
     def _end(self, error: BaseException | None) -> None:
         if self._ended:
             return
         self._ended = True
+        if self._assembly is not None:
+            self._llm.fill(self._assembly)
         if not self._llm.is_entered:
             self._llm.end(error=error)
         elif isinstance(error, GeneratorExit):
@@ -82,7 +96,7 @@ class Stream(Passage[_Chunk]):
         except BaseException as exc:
             self._end(exc)
             raise
-        self._note_chunk()
+        self._note_chunk(chunk)
         return chunk
 
     async def aclose(self) -> None:
@@ -131,7 +145,7 @@ class SyncStream(Passage[_Chunk]):
         except BaseException as exc:
             self._end(exc)
             raise
-        self._note_chunk()
+        self._note_chunk(chunk)
         return chunk
 
     def close(self) -> None:
@@ -160,12 +174,14 @@ class EitherStream(Stream[_Chunk], SyncStream[_Chunk]):
     __slots__ = ()
 
 
-def stream_of(llm: ModelCall, source: AsyncIterable[_Chunk] | Iterable[_Chunk]) -> Stream[_Chunk] | SyncStream[_Chunk]:
+def stream_of(
+    llm: ModelCall, source: AsyncIterable[_Chunk] | Iterable[_Chunk], assembly: Assembly | None
+) -> Stream[_Chunk] | SyncStream[_Chunk]:
     """The response passed through in the way that it can be read: others ask by `__aiter__` how to read on."""
     kind = type(source)
     if not hasattr(kind, "__iter__"):
-        return Stream(llm, source)  # whatever is none of both fails where it is read
-    return EitherStream(llm, source) if hasattr(kind, "__aiter__") else SyncStream(llm, source)
+        return Stream(llm, source, assembly)  # whatever is none of both fails where it is read
+    return (EitherStream if hasattr(kind, "__aiter__") else SyncStream)(llm, source, assembly)
 
 
 async def _close(closable: object) -> None:
