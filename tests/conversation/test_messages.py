@@ -1087,6 +1087,27 @@ def test_what_clients_leave_out_is_not_passed(spans: Traced, session: ga.Session
     assert spans.faults == {}
 
 
+@pytest.mark.parametrize("nothing", [NotGiven(), type("Omit", (), {})()])
+def test_no_span_takes_what_clients_leave_out(spans: Traced, session: ga.Session, nothing: Any) -> None:
+    """Models, usage, arguments, results and addresses that are not passed count as such, and replace nothing."""
+    turn = session.start_turn(model=nothing, attributes=nothing)
+    llm = turn.start_llm(nothing, provider_name="p", operation=nothing, attributes=nothing)
+    assert llm.model == "gpt-4o"
+    llm.usage = nothing
+    llm.record(usage=nothing).end()
+    assert spans.last().name == "chat gpt-4o"
+    tool = turn.start_tool("t", arguments={"id": 7}).record(arguments=nothing)
+    tool.result = nothing
+    tool.end()
+    told = attributes_of(spans.last())
+    assert told.pop("gen_ai.tool.call.arguments") == '{"id":7}'
+    assert told == {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "t", "gen_ai.agent.name": "bot"}
+    for remote in (nothing, {"server_address": "h", "server_port": nothing}):
+        turn.start_subagent("s", remote=remote, agent_id=nothing).record(usage=nothing).end()
+    turn.record(usage=nothing)
+    assert spans.faults == {}
+
+
 @pytest.mark.parametrize(
     "wrong", [5, "text", {"promptTokenCount": 3}, {}, {"input_tokens": "x", "cache_read_input_tokens": 1}]
 )

@@ -15,6 +15,7 @@ from . import _semconv as sc
 from ._children import TaskOwner
 from ._clock import Time
 from ._content import Gate
+from ._faults import is_omitted
 from ._fields import to_usage
 from ._handle import SpanHandle
 from ._messages import Message, Usage
@@ -121,7 +122,8 @@ class Agent(SpanHandle, TaskOwner):
         try:
             usage = to_usage(value)
         except Exception as exc:
-            self._drop(f"{type(self).__name__}.usage", exc)
+            if not is_omitted(value):
+                self._drop(f"{type(self).__name__}.usage", exc)
         else:
             self._put_usage(usage, totals_only=True)
 

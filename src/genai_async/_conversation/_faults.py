@@ -33,6 +33,11 @@ def is_omitted(value: object) -> bool:
     """Whether it says that nothing is passed: with None in a list, or as the OpenAI and Anthropic clients say it."""
     if type(value) is list or type(value) is tuple:
         return all(item is None for item in cast("list[object]", value))
+    return is_sentinel(value)
+
+
+def is_sentinel(value: object) -> bool:
+    """Whether it is `NOT_GIVEN` or `omit` of the OpenAI or the Anthropic client."""
     return class_name(type(value)).rpartition(".")[2] in _SENTINELS
 
 

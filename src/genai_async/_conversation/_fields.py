@@ -23,7 +23,7 @@ from ._chat import (
     to_tool_definitions,
 )
 from ._encoding import as_dict
-from ._faults import FieldError, each, whole
+from ._faults import FieldError, each, is_sentinel, whole
 from ._messages import Dumps, Usage
 from ._outcome import class_name
 
@@ -46,6 +46,7 @@ class Field(msgspec.Struct, frozen=True):
 
 
 _MAX_TEXTS: Final = 1_000
+_JSON: Final[frozenset[type[object]]] = frozenset({dict, list, int, float, bool, type(None)})
 _INDENTED: Final = 256  # JSON may begin with spaces, and whoever writes prose does not begin with many
 
 
@@ -115,7 +116,11 @@ def choices(value: Any) -> int | None:
 
 def tool_value(value: Any) -> Any:
     """A tool's arguments or result; JSON text of an object or array is taken as the value that it means."""
-    return decoded(value) if isinstance(value, str) and value[:_INDENTED].lstrip()[:1] in {"{", "["} else value
+    if isinstance(value, str):
+        return decoded(value) if value[:_INDENTED].lstrip()[:1] in {"{", "["} else value
+    if type(value) not in _JSON and is_sentinel(value):
+        raise FieldError("nothing is passed")
+    return value
 
 
 def _message(key: str, check: Check) -> Field:

@@ -96,7 +96,7 @@ class ModelCall(SpanHandle):
         try:
             self._usage = to_usage(value)
         except Exception as exc:
-            if self._runtime is not None:
+            if self._runtime is not None and not is_omitted(value):
                 self._drop("LLM.usage", exc)
 
     def output(self, text: str) -> Self:
@@ -234,10 +234,11 @@ class ModelCall(SpanHandle):
             # Any other attribute known at the start may be one.
             self._drop(sc.SERVER_PORT, FieldError("expected an integer, not str"))
             port = None
+        # What is no text goes on, to be dropped and counted as such.
+        is_no_text = own_model is None and model is not None and type(model) is not str and not is_omitted(model)
         known = (
             (sc.PROVIDER, provider),
-            # What is no text goes on, to be dropped and counted as such.
-            (sc.REQUEST_MODEL, self.model if own_model or model is None or type(model) is str else model),
+            (sc.REQUEST_MODEL, model if is_no_text else self.model),
             (sc.SERVER_ADDRESS, address),
             (sc.SERVER_PORT, port),
         )
@@ -246,7 +247,8 @@ class ModelCall(SpanHandle):
     def _checked_operation(self, operation: object) -> str:
         word = given_text(operation)
         if word is None:
-            self._drop("operation", FieldError("expected a word"))
+            if not is_omitted(operation):
+                self._drop("operation", FieldError("expected a word"))
             return sc.CHAT
         return word if word in sc.INFERENCE_OPERATIONS else self._gate.identifier(word)
 

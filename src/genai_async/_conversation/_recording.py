@@ -113,7 +113,8 @@ class Recording:
             pairs = attributes if hasattr(attributes, "items") else dict(attributes)
             given = dict(islice(pairs.items(), _MAX_OWN + 1))
         except Exception as exc:
-            self._drop("attributes that cannot be read", exc)
+            if not is_omitted(attributes):
+                self._drop("attributes that cannot be read", exc)
             return found
         if len(given) > _MAX_OWN:
             given.popitem()

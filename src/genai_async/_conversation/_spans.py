@@ -14,7 +14,7 @@ from ._agent import Agent, agent_of
 from ._chat import InstructionsLike, MessagesLike, ToolsLike
 from ._clock import Time
 from ._content import Gate
-from ._faults import FieldError
+from ._faults import FieldError, is_omitted
 from ._fields import AgentFields, Field, RequestOptions, SubAgentFields, ToolFields, to_usage
 from ._handle import SpanHandle
 from ._llm import ModelCall
@@ -215,7 +215,7 @@ class SubAgent(Agent, _StartsLLMs):
         own: Mapping[str, Any] | None,
         start_time: Time | None,
     ) -> None:
-        if remote is not None and remote is not False and not self.is_remote:
+        if not self.is_remote and remote is not None and remote is not False and not is_omitted(remote):
             self._drop("SubAgent.remote", FieldError(f"expected an address or a mapping, not {type(remote).__name__}"))
         service = self._service(remote).items() if self.is_remote else ()
         kind = SpanKind.CLIENT if self.is_remote else SpanKind.INTERNAL
@@ -234,7 +234,8 @@ class SubAgent(Agent, _StartsLLMs):
                     field = f.REMOTE_AGENT_FIELDS[name]
                     service[field.key] = field.check(value)
             except Exception as exc:
-                self._drop("SubAgent.remote", exc)
+                if not is_omitted(value):
+                    self._drop("SubAgent.remote", exc)
         return service
 
     def _put_unknown(self, name: str, value: Any) -> None:
@@ -251,7 +252,8 @@ class SubAgent(Agent, _StartsLLMs):
         try:
             self._put_usage(to_usage(value), totals_only=False)
         except Exception as exc:
-            self._drop("SubAgent.usage", exc)
+            if not is_omitted(value):
+                self._drop("SubAgent.usage", exc)
 
 
 def _is_remote(remote: object) -> bool:
