@@ -814,6 +814,7 @@ def test_pieces_join_the_message_that_was_recorded(spans: Traced, turn: ga.Turn)
             [message("assistant", text("It is in Osaka."), {"type": "tool_call", "name": "t", "id": "1"})],
         ),
         ([ga.Message.user("q")], [message("user", text("q")), message("assistant", text("It is in Osaka."))]),
+        ([{"role": "model", "content": "It is in Osaka."}], [message("model", text("It is in Osaka."))]),
     ],
 )
 def test_an_answer_is_recorded_once(

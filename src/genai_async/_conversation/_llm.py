@@ -34,6 +34,7 @@ _Chunk = TypeVar("_Chunk")
 _PIECES: Final = "pieces"
 _ASSEMBLY: Final = "what a stream tells"
 _FILLED: Final = "what streams told"
+_ANSWERING: Final = frozenset({"assistant", "model"})  # as Google's APIs call it
 _MAX_CHOICES: Final = 128
 _WORD_SIZE: Final = 64  # about what an address or a file's id takes
 
@@ -295,7 +296,7 @@ class ModelCall(SpanHandle):
         # A message that was recorded says all of what came in pieces before, or is repeated in pieces later.
         told: set[type[Part]] = set()
         for message in messages:
-            if message.role == "assistant":
+            if message.role in _ANSWERING:
                 told.update(type(part) for part in message.parts if getattr(part, "content", None))
         said: list[Part] = []
         for kind in (ReasoningPart, TextPart):
@@ -306,7 +307,7 @@ class ModelCall(SpanHandle):
         if not said and not media:
             return
         # One message is one choice: what is said beside a recorded message belongs to it.
-        last = next((place for place in reversed(range(len(messages))) if messages[place].role == "assistant"), None)
+        last = next((place for place in reversed(range(len(messages))) if messages[place].role in _ANSWERING), None)
         if last is None:
             messages.append(Message("assistant", (*said, *media)))
         else:
