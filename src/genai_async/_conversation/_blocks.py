@@ -15,6 +15,7 @@ from ._copying import Copier
 from ._encoding import as_dict, encoded_within, readable
 from ._faults import FieldError
 from ._messages import (
+    NAMED_PARTS,
     BlobPart,
     FilePart,
     GenericPart,
@@ -39,16 +40,7 @@ _MAX_BYTES: Final = MAX_CONTENT_BYTES // 2  # what base64 makes of it fits, with
 _ESCAPES: Final = 16
 _LONGEST_HEAD: Final = 1_000
 
-_OWN_PARTS: Final = (
-    TextPart,
-    ReasoningPart,
-    ToolCallPart,
-    ToolCallResponsePart,
-    BlobPart,
-    UriPart,
-    FilePart,
-    GenericPart,
-)
+_OWN_PARTS: Final = (*NAMED_PARTS, GenericPart)
 # Their texts are not copied, however long.
 _PLAIN_PARTS: Final = frozenset({TextPart, ReasoningPart, BlobPart, UriPart, FilePart})
 

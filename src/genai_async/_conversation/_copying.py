@@ -13,16 +13,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from ._encoding import MAPPINGS, MAX_VALUES, encoded_within, encoder, readable
-from ._messages import (
-    BlobPart,
-    FilePart,
-    Message,
-    ReasoningPart,
-    TextPart,
-    ToolCallPart,
-    ToolCallResponsePart,
-    UriPart,
-)
+from ._messages import NAMED_PARTS, Message
 from ._texts import (
     FAILED,
     LONGEST_KEY,
@@ -64,16 +55,7 @@ _LONGEST_WORD: Final = 64
 _LONGEST_GIVEN_WORD: Final = 256
 _FROM_URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
 _SPACES: Final = b" \t\n\r\v\f"
-_OWN_STRUCTS: Final = (
-    Message,
-    TextPart,
-    ReasoningPart,
-    ToolCallPart,
-    ToolCallResponsePart,
-    BlobPart,
-    UriPart,
-    FilePart,
-)
+_OWN_STRUCTS: Final = (Message, *NAMED_PARTS)
 
 
 class CutList(list[Any]):

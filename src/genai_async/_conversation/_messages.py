@@ -181,6 +181,7 @@ class ToolDefinition(msgspec.Struct, frozen=True, omit_defaults=True):
     type: str = "function"
 
 
+NAMED_PARTS: Final = (TextPart, ReasoningPart, ToolCallPart, ToolCallResponsePart, BlobPart, UriPart, FilePart)
 MEDIA_MODALITIES: Final = frozenset({"image", "video", "audio"})
 
 
