@@ -622,6 +622,25 @@ class Context:
     __module__ = "mcp.server.fastmcp.server"
 
 
+class GoogleContext:
+    """As Google's ADK has it: its `ToolContext` is this."""
+
+    __module__ = "google.adk.agents.context"
+    __qualname__ = "Context"
+
+
+class Runtime:
+    """A program's own class of a name that a framework uses."""
+
+
+class ToolContext(Runtime):
+    """Another one."""
+
+
+class Ours(Context):
+    """A program's own kind of a framework's class of such a name."""
+
+
 class Other:
     """A class whose name says nothing, until its module does."""
 
@@ -652,13 +671,17 @@ def _of(annotation: Any) -> Any:
         Mine,
         Alias,
         Context,
+        GoogleContext,
+        Ours,
+        "Ours",
         "RunContext",
         "RunContext[int]",
         "frameworks.RunContextWrapper[Deps] | None",
-        "None | ToolContext",
+        "None | tools.ToolContext",
         "Optional[ToolRuntime]",
         "typing.Annotated[RunnableConfig, 1]",
-        "Runtime[Deps]",
+        "runtime.Runtime[Deps]",
+        "langgraph.runtime.Runtime[Deps]",
         "Mine",
         "Alias",
         "Context | None",
@@ -685,6 +708,10 @@ async def test_a_frameworks_context_is_no_argument(annotation: Any) -> None:
         Other,
         Other.Context,
         "Other.Context",
+        Runtime,
+        ToolContext | None,
+        "Runtime",
+        "None | ToolContext",
         "list[RunContexts]",
         "Missing",
         "",

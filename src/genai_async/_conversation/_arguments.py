@@ -11,11 +11,15 @@ from typing import Annotated, Any, Final, ForwardRef, Union, cast, get_args, get
 
 # What agent frameworks put in a tool's parameter besides the model's arguments: connections, settings and keys of the
 # program, and nothing that the model said. Known by their names, as a framework cannot be imported to ask.
-_CONTEXTS: Final = frozenset(
-    {"RunContext", "RunContextWrapper", "RunnableConfig", "Runtime", "ToolContext", "ToolRuntime"}
-)
-# A name that others have, too.
-_CONTEXTS_OF: Final = {"Context": ("mcp", "fastmcp")}
+_CONTEXTS: Final = frozenset({"RunContext", "RunContextWrapper", "RunnableConfig", "ToolRuntime"})
+# Names that others have, too. Google's `ToolContext` is another name of its `Context`.
+_CONTEXTS_OF: Final = {
+    "Context": ("fastmcp", "google", "mcp"),
+    "Runtime": ("langchain", "langgraph"),
+    "ToolContext": ("agents", "google", "strands"),
+}
+# Where it cannot be found whose they are, these are taken for a framework's.
+_LIKELY: Final = frozenset({"Runtime", "ToolContext"})
 _AROUND: Final = frozenset({"", "Annotated", "None", "Optional", "Union"})
 
 
@@ -94,14 +98,16 @@ def _is_context(annotation: object, func: Callable[..., Any]) -> bool:
         inmost = inspect.unwrap(inner_function(func))
         names: Mapping[str, object] = getattr(inmost, "__globals__", {})
         return any(
-            name in _CONTEXTS or module.partition(".")[0] in _CONTEXTS_OF.get(name, ())
+            name in _CONTEXTS
+            or (module is None and name in _LIKELY)
+            or (module or "").partition(".")[0] in _CONTEXTS_OF.get(name, ())
             for module, name in _classes_in(annotation, names)
         )
     except Exception:  # an annotation can be any object
         return False
 
 
-def _classes_in(annotation: object, names: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+def _classes_in(annotation: object, names: Mapping[str, object]) -> Iterator[tuple[str | None, str]]:
     """Module and name of each class that an annotation allows and of those above it, as far as they are known."""
     if isinstance(annotation, ForwardRef):
         annotation = annotation.__forward_arg__
@@ -118,7 +124,7 @@ def _classes_in(annotation: object, names: Mapping[str, object]) -> Iterator[tup
         yield one.__module__, one.__qualname__.rpartition(".")[2]
 
 
-def _classes_said(annotation: str, names: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+def _classes_said(annotation: str, names: Mapping[str, object]) -> Iterator[tuple[str | None, str]]:
     """What an annotation says that is a string: each class in it, as the function's module knows it."""
     for said in re.split(r"[^\w.]+", annotation):
         module, _, name = said.rpartition(".")
@@ -129,7 +135,9 @@ def _classes_said(annotation: str, names: Mapping[str, object]) -> Iterator[tupl
         found = names.get(first)
         for part in rest:
             found = vars(found).get(part) if isinstance(found, ModuleType) else None
-        if not isinstance(found, str):
+        if isinstance(found, str) or found is None:
+            yield None, name
+        else:
             yield from _classes_in(found, names)
 
 
