@@ -23,7 +23,7 @@ from tests.pace import paces
 
 import genai_async as ga
 from genai_async._conversation._content import Gate
-from genai_async._conversation._texts import MAX_CONTENT_BYTES, shorten
+from genai_async._conversation._texts import FAILED, MAX_CONTENT_BYTES, shorten
 
 from .support import Traced, traced
 from .test_messages import check_schema
@@ -218,6 +218,16 @@ def test_keys_and_words_of_the_callers_are_redacted() -> None:
 
 def fails(text: str) -> str:
     raise RuntimeError(text)
+
+
+@pytest.mark.parametrize(
+    ("redact", "kept"),
+    [(lambda text: "[name]" if text.isalpha() else text, "[name]"), (fails, FAILED), (lambda _: None, "")],
+)
+def test_keys_that_become_one_keep_what_stands_under_each(redact: Any, kept: str) -> None:
+    """Names that a redactor replaces by the same one, or fails on, lose none of the values."""
+    found = json.loads(Gate(True, redact).json({"Kim": 1, "Lee": {"Ann": 2, "Bo": 3}}, is_message=False) or "")
+    assert found == {kept: 1, f"{kept} (2)": {kept: 2, f"{kept} (2)": 3}}
 
 
 async def later(text: str) -> str:

@@ -157,7 +157,8 @@ class Copier:
             name = key if isinstance(key, bytes) else written
             if label is not None and written in _VALUE_KEYS:
                 name = label
-            found[self._key(written)] = self._under(name, item)
+            kept = self._key(written)
+            found[kept if kept not in found else _numbered(kept, found)] = self._under(name, item)
         return found
 
     def _say(self, value: Mapping[Any, Any], found: dict[str, Any]) -> None:
@@ -299,6 +300,14 @@ def note_like(item: Any, marker: str) -> object:
     if isinstance(item, msgspec.Struct) or (isinstance(item, dict) and "type" in item):
         return {"type": "text", "name": "truncated", "content": marker}
     return marker
+
+
+def _numbered(key: str, found: Mapping[str, Any]) -> str:
+    """A key that a redactor has made of another one, as well: each keeps what stands under it."""
+    number = len(found) + 1
+    while (numbered := f"{key} ({number})") in found:
+        number += 1
+    return numbered
 
 
 def _label_of(value: Mapping[Any, Any]) -> str | None:
