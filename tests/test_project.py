@@ -167,7 +167,12 @@ def _python(*arguments: str) -> str:
 def test_import_loads_nothing_heavy() -> None:
     """Importing the package loads no HTTP client, TLS, event loop, framework or test tool, nor what sends."""
     heavy = ["asyncio", "h11", "httpcore", "httpx", "pytest", "ssl", "starlette", "trio", "uvloop"]
-    heavy += ["genai_async.export._worker", "genai_async._conversation._decorators", "zlib"]
+    heavy += [
+        "genai_async.export._worker",
+        "genai_async._conversation._decorators",
+        "genai_async._conversation._reply",
+        "zlib",
+    ]
     before = "import sys, opentelemetry.sdk.trace; before = set(sys.modules)"
     code = f"{before}; import genai_async; print(*sorted(set({heavy}) & set(sys.modules) - before))"
     assert _python("-c", code).split() == []
@@ -207,7 +212,7 @@ class Watch:
 async def main():
     sys.meta_path.insert(0, Watch())
     async with ga.tracing(endpoint="http://localhost:1", shutdown_timeout=0, spool={spool!r}):
-        assert "genai_async.export._worker" in sys.modules
+        assert {{"genai_async.export._worker", "genai_async._conversation._reply"}} <= sys.modules.keys()
         sys.meta_path.pop(0)
 
 anyio.run(main, backend={backend!r})

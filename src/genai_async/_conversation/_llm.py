@@ -13,19 +13,18 @@ from . import _fields as f
 from . import _semconv as sc
 from ._agent import agent_of, given_text
 from ._blocks import blob_of, media_from_url
-from ._chunks import Assembly
 from ._clock import Time
 from ._content import Gate
 from ._faults import FieldError, is_omitted
 from ._fields import Field, LLMFields, to_usage
 from ._handle import SpanHandle, span_name
 from ._messages import BlobPart, Dumps, FilePart, Message, Part, ReasoningPart, TextPart, Usage, modality_of
-from ._reply import reply_fields
 from ._runtime import Runtime
 from ._stream import Stream, SyncStream, stream_of
 from ._texts import OVERLAP
 
 if TYPE_CHECKING:
+    from ._chunks import Assembly
     from ._session import Session
 
 _Chunk = TypeVar("_Chunk")
@@ -75,6 +74,8 @@ class ModelCall(SpanHandle):
         reply = fields.get("response")
         if reply is None or not self.is_recording:
             return given
+        from ._reply import reply_fields
+
         try:
             return {**reply_fields(reply), **given}
         except Exception as exc:
@@ -156,6 +157,8 @@ class ModelCall(SpanHandle):
         """
         assembly = None
         if record and self.is_recording:
+            from ._chunks import Assembly
+
             # Kept here too: the call may end before its stream does.
             assembly = self._waiting[_ASSEMBLY] = Assembly(self._gate.limit_bytes + OVERLAP)
         return stream_of(self, chunks, assembly)

@@ -38,8 +38,9 @@ _logger = logging.getLogger("genai_async")
 _FAREWELL: Final = 0.05
 # Rounds of the loop, in which a cancelled task comes out of as many blocks that await something.
 _LAST_STEPS: Final = 50
-# What a set-up that sends needs besides, and one with a spool.
-_SENDING: Final = ("genai_async.export._exporter", "genai_async.export._processor")
+# What is loaded once there is a set-up: for replies that are recorded whole, to send, and to keep on disk.
+_RECORDING: Final = ("genai_async._conversation._chunks",)
+_SENDING: Final = (*_RECORDING, "genai_async.export._exporter", "genai_async.export._processor")
 _SPOOLING: Final = (*_SENDING, "genai_async.export._spool", "genai_async.export._store")
 
 
@@ -220,7 +221,7 @@ class Tracing:
         if self._has_begun or self._result is not None:
             raise RuntimeError("a Tracing can be entered once")
         config = self._config
-        await load(*(() if config is None else _SENDING if config.spool is None else _SPOOLING))
+        await load(*(_RECORDING if config is None else _SENDING if config.spool is None else _SPOOLING))
         self._install()
         # For a block that the interpreter's exit finds open: its loop has stopped, or runs in a daemon thread.
         atexit.register(self.shutdown)
