@@ -338,7 +338,7 @@ def _segments(directory: Path, count: int) -> Callable[[], object]:
             spool.add(segment)
         while (load := spool.lift(10, 10**6)) is not None:
             spool.discard(load)
-            spool.unlink(load)
+            spool.unlink(load.segments)
         spool.close()
 
     return call

@@ -161,7 +161,8 @@ def test_what_is_given_up_cannot_be_settled() -> None:
     buffer.drop_all("shutdown")
     buffer.settle(batch)
     buffer.put_back(batch)
-    buffer.stow(batch, _segment(1))
+    assert not buffer.stow(batch, _segment(1))
+    assert not buffer.has_stowed(-1, 1)
     assert (buffer.books().delivered, buffer.books().dropped) == (0, {"shutdown": 1})
 
 

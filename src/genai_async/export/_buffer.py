@@ -187,14 +187,16 @@ class Buffer:
         with self._lock:
             return self._launch(self._cut()) if self._queue else None
 
-    def stow(self, batch: Batch, segment: Segment) -> None:
-        """A batch in flight is on disk now, and takes no memory."""
+    def stow(self, batch: Batch, segment: Segment) -> bool:
+        """A batch in flight is on disk now, and takes no memory; False if it was given up meanwhile."""
         with self._lock:
-            if self._land(batch):
-                segment.first, segment.last = batch.first, batch.last
-                self._hold(segment)
-                self._books.memory_bytes -= batch.memory_bytes
-                self._books.spooled += len(batch.spans)
+            if not self._land(batch):
+                return False
+            segment.first, segment.last = batch.first, batch.last
+            self._hold(segment)
+            self._books.memory_bytes -= batch.memory_bytes
+            self._books.spooled += len(batch.spans)
+            return True
 
     def lift(self, load: Load, spans: list[tuple[Group, bytes]]) -> Batch:
         """Spans that were on disk are in flight; those that could not be read again are given up.

@@ -194,9 +194,9 @@ class Spool:
         self.size_bytes -= sum(segment.size_bytes for segment in load.segments)
         return True
 
-    def unlink(self, load: Load) -> None:
+    def unlink(self, segments: Iterable[Segment]) -> None:
         """Delete the files of discarded segments."""
-        for segment in load.segments:
+        for segment in segments:
             segment.path.unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -230,6 +230,8 @@ class Spool:
 
     def _hold(self) -> None:
         """Keep our lock file young, as what is old is tidied away; make it again if it was, lest we pass for dead."""
+        if not self.is_open:
+            raise OSError(errno.EBADF, "closed")
         with suppress(OSError):
             try:
                 os.utime(self._lock_path(self._owner))
@@ -250,7 +252,8 @@ class Spool:
         taken: list[Segment] = []
         for owner, files in names.items():
             if owner != self._owner and (f"{owner}.lock" not in files or self._is_dead(owner)):
-                taken += self._inherit(files)
+                with suppress(OSError):  # what was taken before stays so
+                    taken += self._inherit(files)
         return taken
 
     def _is_dead(self, owner: str) -> bool:

@@ -77,8 +77,8 @@ class Worker:
     def is_settled(self, first: int, last: int, since: float | None = None) -> bool:
         """Whether all spans with `first < number <= last` were delivered or dropped.
 
-        With `since`, a time, disk is good enough for them if the collector has failed from then on. Who also waits for
-        what dead processes left has a `first` below 0.
+        With `since`, a time, disk is good enough for them if the collector has failed from then on, or the disk does
+        not answer. Who also waits for what dead processes left has a `first` below 0.
         """
         store = self._store
         if store is None:
@@ -87,7 +87,7 @@ class Worker:
             return False
         if not self._buffer.has_stowed(first, last):
             return True
-        return since is not None and self._pause.is_declined(since, self._clock())
+        return since is not None and (store.is_stuck or self._pause.is_declined(since, self._clock()))
 
     def take_back(self) -> None:
         """Nobody sends any more: all that was under way waits again, in memory and on disk."""
@@ -118,7 +118,7 @@ class Worker:
         store = self._store
         if store is not None:
             # Beside the sending: a disk that hangs must not hold it up.
-            group.start_soon(self._when_known, store.open, sender.off_loop)
+            group.start_soon(self._when_known, store.open)
             group.start_soon(self._when_known, store.lose_patience)
         while not self._is_done():
             self.signal.clear()
@@ -130,7 +130,7 @@ class Worker:
             stow_due = math.inf if store is None else store.stow_due(now, self._wanted)
             if store is not None and stow_due <= now and (batch := self._buffer.take_fresh()) is not None:
                 store.is_busy = True
-                group.start_soon(self._stow, batch, sender, store)
+                group.start_soon(self._stow, batch, store)
                 continue
             with anyio.move_on_after(max(min(due, stow_due, self.close_at) - now, 0)):
                 await self.signal.wait()
@@ -153,9 +153,9 @@ class Worker:
         self._open += 1
         return True
 
-    async def _stow(self, batch: Batch, sender: Sender, store: Store) -> None:
+    async def _stow(self, batch: Batch, store: Store) -> None:
         try:
-            await store.stow(batch, sender.off_loop)
+            await store.stow(batch)
         except BaseException as exc:
             await _pass_own(exc)
             self._buffer.put_back(batch)
@@ -177,7 +177,9 @@ class Worker:
         if self._open or self._buffer.unsettled(0, self._buffer.position):
             return False
         # What is on disk is sent while that goes well, and may stay there otherwise.
-        return self._store is None or self._store.is_empty or self._pause.is_failing
+        return (
+            self._store is None or self._store.is_empty or self._pause.is_failing
+        )
 
     def _due(self, now: float) -> float:
         """When the next batch may leave; infinity if only a signal can change the answer."""
@@ -202,7 +204,7 @@ class Worker:
         return oldest + self._config.schedule_delay
 
     async def _deliver_load(self, load: Load, sender: Sender, store: Store) -> None:
-        batch = await store.read(load, sender.off_loop)
+        batch = await store.read(load)
         if batch is not None:
             await self._deliver(batch, sender)
         else:
@@ -225,7 +227,7 @@ class Worker:
                 if not batch.load.is_split:
                     self._store.returned(batch.load)
             elif not parts:
-                await self._store.settled(batch.load, len(batch.spans), sender.off_loop)
+                await self._store.settled(batch.load, len(batch.spans))
         self._open -= 1
         self._tell(batch if batch.load is None else batch.load)
 
