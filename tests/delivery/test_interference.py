@@ -221,13 +221,13 @@ pathlib.Path.iterdir = lambda self: threading.Event().wait()  # as a mount does 
 async def main():
     begun = time.monotonic()
     async with ga.tracing(endpoint=url, spool=sys.argv[2], schedule_delay=0.01, shutdown_timeout=1) as t:
-        await t.flush()  # though nobody knows what others left there
+        print((await t.flush()).complete)  # nobody knows what others left there
         turns(3)
         print((await t.flush(10)).delivered)
     print(time.monotonic() - begun < 5)
 anyio.run(main)
 """
-    assert run(program, collector.endpoint, str(tmp_path)).stdout == "3\nTrue\n"
+    assert run(program, collector.endpoint, str(tmp_path)).stdout == "False\n3\nTrue\n"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

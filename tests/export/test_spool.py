@@ -490,6 +490,42 @@ async def test_flushing_while_the_directory_opens(count: int, tmp_path: Path, op
         assert sorted(server.accepted) == list(range(1, 6 + count))
 
 
+async def test_a_flush_that_gives_up_on_the_directory(tmp_path: Path, opening: threading.Event) -> None:
+    """What was begun by a flush that ended meanwhile is gone on with by the next one, whoever it comes from."""
+    _leave(tmp_path, 5)
+    async with collector() as server:
+        exporter = made(endpoint=server.url, spool=tmp_path)
+        unknown = FlushResult(delivered=0, dropped={}, pending=1, spooled=1)
+        assert await exporter.flush(0.1) == unknown
+        assert await anyio.to_thread.run_sync(exporter.flush_blocking, 0.1) == unknown
+        assert await exporter.flush() == unknown  # it is not waited for any longer than a second
+        with anyio.move_on_after(0.1):
+            await exporter.settled(-1, 0)
+        opening.set()
+        with anyio.fail_after(5):  # one that comes before it is open ends at once, as it has taken long
+            while (outcome := await anyio.to_thread.run_sync(exporter.flush_blocking, 5)) == unknown:
+                pass
+        assert outcome == FlushResult(delivered=5, dropped={}, pending=0)
+        assert balanced(exporter)
+        assert sorted(server.accepted) == [1, 2, 3, 4, 5]
+        await exporter.aclose(5)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_an_end_that_gives_up_on_the_directory(tmp_path: Path, opening: threading.Event) -> None:
+    """What was taken over after the end is left to others, without a lock on it."""
+    _leave(tmp_path, 5)
+    async with collector() as server:
+        exporter = made(endpoint=server.url, spool=tmp_path)
+        assert not (await exporter.aclose(0.1)).complete
+        opening.set()
+        assert await until(lambda: [path.stem[:16] for path in tmp_path.iterdir() if path.stem[:16] != "0" * 16])
+        assert await until(lambda: [path.suffix for path in tmp_path.iterdir()] == [".jsonl"])
+        async with running(endpoint=server.url, spool=tmp_path) as heir:
+            assert await heir.flush(5) == FlushResult(5, {}, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_flush_waits_for_the_collector(tmp_path: Path) -> None:
     """What is on disk is not delivered yet: who waits is told so at the deadline, and else when it has arrived."""
     gate = anyio.Event()

@@ -391,7 +391,8 @@ class Exporter:
         books = self._buffer.books()
         # Some of a segment may be settled before the rest.
         pending = min(pending + spooled, books.spooled + books.queued + books.in_flight)
-        return FlushResult(books.delivered, dict(books.dropped), pending, min(spooled, pending))
+        unread = int(self._worker.is_opening)
+        return FlushResult(books.delivered, dict(books.dropped), pending + unread, min(spooled, pending) + unread)
 
     def _finish(self) -> FlushResult:
         if self._result is None:

@@ -30,7 +30,8 @@ class FlushResult(msgspec.Struct, frozen=True):
         delivered: Spans that the collector has accepted since the exporter was made.
         dropped: Spans given up since the exporter was made, by reason.
         pending: Spans that ended before the call, or that a dead process left in the spool, and still wait.
-        spooled: Those of `pending` that are on disk, and so outlive this process.
+        spooled: Those of `pending` that are on disk, and so outlive this process. What dead processes left counts as
+            one span, here and in `pending`, until it is known what that is.
     """
 
     delivered: int

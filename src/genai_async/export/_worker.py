@@ -89,6 +89,11 @@ class Worker:
             return True
         return since is not None and (store.is_stuck or self._pause.is_declined(since, self._clock()))
 
+    @property
+    def is_opening(self) -> bool:
+        """Whether it is not known yet what dead processes left on disk."""
+        return self._store is not None and self._store.is_opening
+
     def take_back(self) -> None:
         """Nobody sends any more: all that was under way waits again, in memory and on disk."""
         self._buffer.put_all_back()
