@@ -463,6 +463,26 @@ async def test_closing_is_quick_when_all_is_on_disk(tmp_path: Path) -> None:
         assert exporter.stats().spooled == 3
 
 
+async def test_closing_when_the_collector_asks_to_be_left_alone(tmp_path: Path) -> None:
+    """Nor is there need to wait for one that has taken a request, and for another named an hour."""
+
+    async def script(seen: Seen) -> Answer:
+        is_first = seen is server.seen[0]
+        assert await until(lambda: len(server.seen) == 2)
+        if is_first:
+            return Answer(429, [("retry-after", "3600")])
+        assert await until(lambda: exporter.stats().last_error)  # the first one has its answer
+        return Answer()
+
+    options: dict[str, Any] = {"spool": tmp_path, "max_batch_spans": 1, "max_requests": 2}
+    async with collector(script) as server, running(endpoint=server.url, **options) as exporter:
+        feed(exporter, 2)
+        assert await until(lambda: exporter.stats().delivered)
+        begun = time.monotonic()
+        assert (await exporter.aclose(20)).spooled == 1
+        assert time.monotonic() - begun < 5
+
+
 async def test_closing_while_the_directory_opens(tmp_path: Path, opening: threading.Event) -> None:
     """An end that comes before it is known what a dead process left sends that, and does not wait for its turn."""
     _leave(tmp_path, 5)

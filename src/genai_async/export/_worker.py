@@ -183,7 +183,7 @@ class Worker:
             return False
         # What is on disk is sent while that goes well, and may stay there otherwise.
         return (
-            self._store is None or self._store.is_empty or self._pause.is_failing
+            self._store is None or self._store.is_empty or self._pause.is_failing or self._pause.until >= self.close_at
         )
 
     def _due(self, now: float) -> float:
