@@ -210,7 +210,8 @@ class SpanHandle(Recording):
                 take spans which are safe in the spool.
 
         Returns:
-            False if the wait ended first, and at once while the span is still open: it cannot have arrived.
+            False if the wait ended first, and at once while the span is still open: it cannot have arrived. Where a
+            provider of yours does the export, its flush is asked, for which a timeout of 0 leaves no time.
         """
         if self.is_recording:
             return False

@@ -141,7 +141,8 @@ class Tracing:
 
         Returns:
             What was delivered and dropped since the set-up, and how many of the spans that had ended still wait. Where
-            a provider of yours does the export, it tells no numbers: `pending` is 1 if its flush failed, else 0.
+            a provider of yours does the export, it tells no numbers: `pending` is 0 if its flush succeeded in time,
+            else 1; a timeout of 0 leaves no time to ask.
 
         Raises:
             ClosedError: The set-up was closed.
