@@ -169,6 +169,8 @@ class Worker:
     def _tell(self, done: Batch | Load) -> None:
         """Something has become of these spans: look again, and have those do so who wait for them."""
         self.watches.tell(done.first, done.last)
+        if self._store is not None and self._store.is_stuck:
+            self.watches.tell_patient()
         self.signal.set()
 
     def _stores(self, now: float) -> bool:
