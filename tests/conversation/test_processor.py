@@ -46,6 +46,24 @@ def test_outside_of_any_conversation_theirs_stays(spans: Traced) -> None:
     assert [(span.attributes[ID], OTHER_ID in span.attributes) for span in spans.spans] == [("theirs", False)] * 3
 
 
+def test_a_span_with_too_many_attributes_stays_in_its_conversation(spans: Traced) -> None:
+    """Where instrumentations write each message as attributes of its own the oldest go, the conversation's id stays."""
+    many = {f"llm.messages.{number}": "x" for number in range(300)}
+    tracer = trace.get_tracer("another")
+    with ga.Session(session_id="ours") as session, session.start_turn():
+        tracer.start_span("at the start", attributes=many).end()
+        one_by_one, at_once = tracer.start_span("one by one"), tracer.start_span("at once")
+        for key, value in many.items():
+            one_by_one.set_attribute(key, value)
+        at_once.set_attributes(many)
+        one_by_one.end()
+        at_once.end()
+    for name in ("at the start", "one by one", "at once"):
+        span = spans.one(name)
+        assert span.attributes[ID] == "ours"
+        assert (len(span.attributes), "llm.messages.299" in span.attributes) == (128, True)
+
+
 class Locked(Mapping[str, Any]):
     """Attributes that cannot be read."""
 

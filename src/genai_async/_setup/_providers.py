@@ -18,7 +18,7 @@ from opentelemetry.sdk.version import __version__ as SDK_VERSION  # noqa: N812
 from .. import _env
 from .._conversation._processor import ConversationProcessor
 from .._conversation._runtime import make_current
-from .._conversation._semconv import SCHEMA_URL
+from .._conversation._semconv import CONVERSATION_ID, SCHEMA_URL
 from .._errors import ConfigurationError
 from .._tracer import Delegate, Provider
 from .._version import VERSION
@@ -130,7 +130,13 @@ def existing_provider() -> trace.TracerProvider | None:
 def own_provider(given: Mapping[str, Any]) -> Provider:
     """A provider with lean spans, with the options and the environment that are there."""
     try:
-        return Provider(resource=_resource(given), sampler=given.get("sampler"), id_generator=given.get("id_generator"))
+        return Provider(
+            resource=_resource(given),
+            sampler=given.get("sampler"),
+            id_generator=given.get("id_generator"),
+            # Other instrumentations write hundreds of attributes after it; a span without it is in no conversation.
+            kept={CONVERSATION_ID},
+        )
     except ValueError as exc:
         raise ConfigurationError(str(exc)) from exc
 

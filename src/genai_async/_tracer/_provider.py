@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Collection
 from typing import Any
 
 from opentelemetry import trace
@@ -27,6 +28,13 @@ class Provider(sdk.TracerProvider):
     What is None comes from the `OTEL_*` variables or is the SDK's default. Nothing is registered to run at
     interpreter exit: whoever makes a provider shuts it down.
 
+    Args:
+        resource: Who makes the spans.
+        sampler: Decides which are recorded.
+        id_generator: Makes their ids.
+        span_limits: How much a span holds.
+        kept: Keys of attributes that go last where a span has more than it holds; the SDK drops the oldest.
+
     Raises:
         ValueError: An `OTEL_*` limit is not a number that is at least 0.
     """
@@ -38,12 +46,14 @@ class Provider(sdk.TracerProvider):
         sampler: Sampler | None = None,
         id_generator: IdGenerator | None = None,
         span_limits: SpanLimits | None = None,
+        kept: Collection[str] = (),
     ) -> None:
         # The provider's own hook after a fork uses an executor, whose module has such a hook, too: that one must come
         # first, and comes with the import. Else the child waits for a lock that nobody will ever release.
         importlib.import_module("concurrent.futures.thread")
         self._processors = Processors()
         self._limits = span_limits or SpanLimits()
+        self._kept = kept
         super().__init__(
             sampler=sampler,
             resource=resource,
@@ -71,7 +81,7 @@ class Provider(sdk.TracerProvider):
         if lean is None:
             name, version = instrumenting_module_name or "", instrumenting_library_version or ""
             scope = InstrumentationScope(name, version, schema_url, attributes)
-            lean = self._lean.setdefault(base, Tracer(base, scope, self._limits, self._processors))
+            lean = self._lean.setdefault(base, Tracer(base, scope, self._limits, self._processors, self._kept))
         return lean
 
     def _set_tracer_configurator(self, *, tracer_configurator: Any) -> None:

@@ -201,7 +201,7 @@ class Span(Record, sdk.Span):  # type: ignore[override]
         tracer = self._tracer
         values, dropped = clean_attributes(attributes, tracer.max_length)
         if len(values) > tracer.max_attributes:
-            dropped += trim(values, tracer.max_attributes)
+            dropped += trim(values, tracer.max_attributes, tracer.kept)
         self._values = values
         if dropped:
             self._dropped = dropped
@@ -227,8 +227,8 @@ class Span(Record, sdk.Span):  # type: ignore[override]
                 self._trim(values)
 
     def _trim(self, values: dict[str, AnyValue]) -> None:
-        excess = trim(values, self._tracer.max_attributes)
-        self._count_dropped(excess)
+        tracer = self._tracer
+        self._count_dropped(trim(values, tracer.max_attributes, tracer.kept))
 
     def _count_dropped(self, count: int) -> None:
         if count:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, cast
 
 from opentelemetry import trace
@@ -51,7 +51,12 @@ class Tracer(sdk.Tracer):
     """The SDK's tracer with another way to start a span."""
 
     def __init__(
-        self, base: sdk.Tracer, scope: InstrumentationScope, limits: SpanLimits, processors: Processors
+        self,
+        base: sdk.Tracer,
+        scope: InstrumentationScope,
+        limits: SpanLimits,
+        processors: Processors,
+        kept: Collection[str] = (),
     ) -> None:
         self.base = base
         self.is_enabled: bool = base._is_enabled()
@@ -63,6 +68,7 @@ class Tracer(sdk.Tracer):
         self.limits = limits
         self.processors = processors
         self.max_attributes = sys.maxsize if limits.max_span_attributes is None else limits.max_span_attributes
+        self.kept = kept
         self.max_length = limits.max_span_attribute_length
         self.plain_types = PLAIN if limits.max_span_attribute_length is None else FIXED
         self._draws_random = type(base.id_generator) is RandomIdGenerator

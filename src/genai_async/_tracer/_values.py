@@ -6,7 +6,7 @@ whatever is not plain goes through `BoundedAttributes`, which is where the SDK i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import islice
 from typing import Any, Final, TypeAlias, cast
 
@@ -84,12 +84,16 @@ def set_again(values: Attributes, key: str, value: AnyValue) -> None:
     values[key] = value
 
 
-def trim(attributes: Attributes, maximum: int) -> int:
-    """Drop the oldest attributes beyond `maximum` and say how many; other threads may be at the same dict."""
+def trim(attributes: Attributes, maximum: int, kept: Collection[str] = ()) -> int:
+    """Drop the oldest attributes beyond `maximum`, those `kept` last, and say how many.
+
+    Other threads may be at the same dict.
+    """
     dropped = 0
     while (excess := len(attributes) - maximum) > 0:
         try:
-            oldest = list(islice(attributes, excess))
+            oldest = list(islice((key for key in attributes if key not in kept), excess))
+            oldest = oldest or list(islice(attributes, excess))
         except RuntimeError:  # somebody else changed the dict in between
             continue
         dropped += sum([attributes.pop(key, _GONE) is not _GONE for key in oldest])

@@ -50,7 +50,7 @@ class Watches:
                 signal.set()
 
     def tell_patient(self) -> None:
-        """The collector takes nothing, or the disk gives none: set the signals of those who are content with it then."""
+        """The collector or the disk does not answer: set the signals of those who are content with the disk then."""
         for signal, (first, last, since) in list(self._waiting.items()):
             if since is not None and self._is_settled(first, last, since):
                 signal.set()
