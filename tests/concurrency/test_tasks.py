@@ -531,6 +531,20 @@ async def test_propagate_as_a_block(rig: Rig) -> Tree:
 
 
 @scenario
+async def test_inheriting_a_link(rig: Rig) -> Tree:
+    """What inherits from a linked part is linked as that is; the span that is linked to is not current there."""
+    async with ga.Session(session_id="s") as session, session.start_turn(agent_name="a"):
+        with ga.propagate("link"), ga.propagate("inherit"):
+            with rig.tracer.start_as_current_span("foreign"):
+                pass
+            await tool("x")
+            with ga.propagate("link"):
+                await tool("y")
+    assert rig.links("x") == rig.links("y") == ["a"]
+    return {"a": ("s", None), "foreign": ("s", None), "x": ("s", None), "y": ("s", None)}
+
+
+@scenario
 async def test_a_worker_that_is_detached(rig: Rig) -> Tree:
     """A worker that the first conversation happens to start keeps nothing of it."""
     send, receive = anyio.create_memory_object_stream[str](8)

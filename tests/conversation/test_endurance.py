@@ -115,19 +115,60 @@ async def test_tasks_that_start_tasks_free_what_came_before(spans: Traced) -> No
 @pytest.mark.anyio
 @pytest.mark.parametrize("propagation", ["link", "detach"])
 async def test_a_worker_does_not_hold_the_turn_that_started_it(spans: Traced, propagation: Any) -> None:
-    """Neither a linked nor a detached worker keeps its first turn alive."""
+    """Neither a linked nor a detached worker keeps its first turn alive, nor the span with what was said in it."""
     session = ga.Session()
     stop = anyio.Event()
     async with anyio.create_task_group() as group:
         async with session.start_turn() as turn:
             with ga.propagate(propagation):
                 group.start_soon(stop.wait)
-        found = weakref.ref(turn)
+        found = [weakref.ref(turn), weakref.ref(turn.span)]
         del turn
         await anyio.lowlevel.checkpoint()
         gc.collect()
-        assert found() is None
+        assert [ref() for ref in found] == [None, None]
         stop.set()
+
+
+def test_a_task_that_outlives_its_turn_does_not_hold_it(spans: Traced) -> None:
+    """Once it has entered a span of its own: what it is linked to from then on are ids."""
+
+    async def work(stop: asyncio.Event) -> None:
+        await stop.wait()
+        with ga.start_tool("late"):
+            pass
+        await asyncio.sleep(0)  # the step that it was woken for has a context of its own
+        gc.collect()
+        assert [ref() for ref in found] == [None, None]
+        with ga.start_tool("later"):
+            pass
+
+    async def main() -> str:
+        stop = asyncio.Event()
+        async with ga.Session().start_turn() as turn:
+            task = asyncio.create_task(work(stop))
+            await asyncio.sleep(0)
+        found.extend([weakref.ref(turn), weakref.ref(turn.span)])
+        span_id = turn.span_id
+        del turn
+        stop.set()
+        await task
+        return span_id
+
+    found: list[weakref.ref[Any]] = []
+    span_id = asyncio.run(main())
+    assert [[link.span_id for link in span.links] for span in spans.spans] == [[], [span_id], [span_id]]
+
+
+def test_an_ended_handle_holds_no_values_of_its_own(spans: Traced, turn: ga.Turn) -> None:
+    """What was recorded is the span's from then on; what comes late is counted."""
+    tool = turn.start_tool("t", arguments={"a": 1})
+    tool.end()
+    assert not tool._attributes
+    tool.record(arguments={"a": 2})
+    assert not tool._attributes
+    assert spans.faults == {"fields recorded after the span's end": 1}
+    assert not tool.is_recording
 
 
 @pytest.mark.anyio

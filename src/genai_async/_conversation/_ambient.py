@@ -201,10 +201,7 @@ def propagate(propagation: Propagation) -> Generator[None]:
     """
     around = ambient()
     outer = around.context
-    span = span_of(outer)
-    if span is None or has_ended(span):
-        span = around.stale or span
-    context = propagated(outer, around.session, around.handle, span, propagation)
+    context = propagated(outer, around.session, around.handle, span_of(outer), propagation, around.stale)
     attach(context)
     scope = cast(Scope, scope_of(context))
     scope.enter()

@@ -21,7 +21,18 @@ from opentelemetry.context import Context, attach, get_current
 from opentelemetry.trace import INVALID_SPAN, Span
 
 from .._loop import Host, Loop, block_of, is_cancellation, spawn, whoever_runs
-from ._scope import NOWHERE, Scope, bare, context_with, current_context, own_of, restore, scope_of
+from ._scope import (
+    NOWHERE,
+    Scope,
+    bare,
+    context_with,
+    current_context,
+    has_ended,
+    own_of,
+    reference_to,
+    restore,
+    scope_of,
+)
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -376,8 +387,18 @@ class TaskOwner:
         raise AssertionError("sessions and agents say what is current in their tasks")
 
 
-def propagated(base: Context, session: Any, handle: Any, span: Span | None, propagate: Propagation) -> Context:
+def propagated(
+    base: Context, session: Any, handle: Any, span: Span | None, propagate: Propagation, stale: Span | None = None
+) -> Context:
     """The context in which a task inherits, is linked to or is detached from a session or span.
+
+    Args:
+        base: What else is current.
+        session: The session.
+        handle: The handle in it, if there is one.
+        span: The span that is current.
+        propagate: Which of the three.
+        stale: What to link to in place of a span that has ended.
 
     Raises:
         ValueError: `propagate` is none of the three.
@@ -385,9 +406,11 @@ def propagated(base: Context, session: Any, handle: Any, span: Span | None, prop
     # The scopes that stand around the start are left out: a task that lives on would hold them all.
     if propagate == "inherit":
         around = NOWHERE if handle is None else handle.context
-        return context_with(base, Scope(session, handle, around), span)
+        return context_with(base, Scope(session, handle, around, link=stale), span)
     if propagate == "link":
-        return context_with(bare(base), Scope(session, None, NOWHERE, link=span or INVALID_SPAN), None)
+        if span is None or has_ended(span):
+            span = stale or span or INVALID_SPAN
+        return context_with(bare(base), Scope(session, None, NOWHERE, link=reference_to(span)), None)
     if propagate == "detach":
         return context_with(bare(base), Scope(None, None, NOWHERE), None)
     raise ValueError(f"propagate is 'inherit', 'link' or 'detach', not {propagate!r}")

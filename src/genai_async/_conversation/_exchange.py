@@ -17,6 +17,7 @@ from ._scope import (
     hold,
     ids_of,
     leave,
+    reference_to,
     release,
     scope_of,
     span_of,
@@ -124,7 +125,7 @@ class Exchange:
         scope, self._turn_scope = self._turn_scope, None
         if scope is not None:
             scope.host = None
-        self._scope.link = turn.span
+        self._scope.link = reference_to(turn.span)
         self._scope.handle = None
         here = get_current()
         if here is self._turn_context:

@@ -290,7 +290,8 @@ class SpanHandle(Recording):
                 self._span.end(end_ns)
         except Exception as exc:  # the provider's own and its processors' faults stay theirs
             self._drop("a span that its provider could not end", exc)
-        self._waiting = {}
+        # Both are the span's from now on; that there are any says that it was recorded.
+        self._waiting = self._attributes = {}
         position = cast(Runtime, self._runtime).delivery.position
         handle: SpanHandle | None = self
         while handle is not None:

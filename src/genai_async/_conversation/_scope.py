@@ -23,7 +23,14 @@ from typing import Any, Final, Protocol
 
 import msgspec
 from opentelemetry.context import Context, attach, get_current
-from opentelemetry.trace import INVALID_SPAN, INVALID_SPAN_CONTEXT, Span, SpanContext, set_span_in_context
+from opentelemetry.trace import (
+    INVALID_SPAN,
+    INVALID_SPAN_CONTEXT,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    set_span_in_context,
+)
 
 from .._loop import whoever_runs
 
@@ -131,6 +138,11 @@ def ids_of(span: Span) -> SpanContext:
     except Exception:
         return INVALID_SPAN_CONTEXT
     return found if isinstance(found, SpanContext) else INVALID_SPAN_CONTEXT
+
+
+def reference_to(span: Span) -> Span:
+    """What stands for a span that is linked to: its ids. The span itself would be held with all its content."""
+    return span if isinstance(span, NonRecordingSpan) else NonRecordingSpan(ids_of(span))
 
 
 def settled(context: Context) -> Context:
@@ -258,7 +270,8 @@ def _remainder(context: Context, ended: Scope) -> Context:
     last = ended.link or (INVALID_SPAN if ended.handle is None else ended.handle.span)
     standing = span_of(context)
     is_over = standing is None or standing is last or has_ended(standing)
-    return context_with(base, Scope(ended.session, None, NOWHERE, link=last), None if is_over else standing)
+    scope = Scope(ended.session, None, NOWHERE, link=reference_to(last))
+    return context_with(base, scope, None if is_over else standing)
 
 
 def _open_handle(scope: Scope) -> Any:
