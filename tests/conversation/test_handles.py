@@ -202,6 +202,49 @@ def test_a_forgotten_handle_is_ended(spans: Traced, session: ga.Session) -> None
     assert {span.attributes["error.type"] for span in spans.spans} == {"abandoned"}
 
 
+def test_what_is_forgotten_in_a_turn_is_ended_with_it(spans: Traced, session: ga.Session) -> None:
+    """A turn keeps what is open below it; at its end what nobody holds ends as abandoned, innermost first."""
+    with session.start_turn() as turn:
+        turn.start_tool("outer").start_llm("m", provider_name="p").start_tool("inner")
+        turn.start_tool("ended").end()
+        assert len(spans.spans) == 1
+    names = ["invoke_agent bot", "execute_tool outer", "chat m", "execute_tool inner"]
+    ended = [spans.one(name) for name in names]
+    assert [span.attributes.get("error.type") for span in ended] == [None, "abandoned", "abandoned", "abandoned"]
+    assert sorted(ended, key=lambda span: span.end_ns, reverse=True) == ended
+    assert session.open_spans == []
+
+
+def test_what_somebody_holds_outlives_its_turn(spans: Traced, session: ga.Session) -> None:
+    """It goes on until it is ended, by its holder or with the session, or nobody holds it any more."""
+    turn = session.start_turn()
+    by_hand, dropped, left = (turn.start_tool(name) for name in ("by-hand", "dropped", "left"))
+    turn.end()
+    below = left.start_tool("below")
+    assert set(session.open_spans) == {by_hand, dropped, left, below}
+    by_hand.record(result=1).end()
+    del dropped
+    assert spans.open == ["execute_tool left", "execute_tool below"]
+    session.end()
+    assert session.open_spans == []
+    ended = {span.name.partition(" ")[2]: span.attributes.get("error.type") for span in spans.spans}
+    assert ended == {"bot": None, "by-hand": None, "dropped": "abandoned", "left": None, "below": None}
+    assert spans.faults == {}
+
+
+def test_what_is_forgotten_outside_of_a_turn_is_the_sessions_to_end(spans: Traced, session: ga.Session) -> None:
+    """Turns, and what starts in none or after its end, are kept by the session."""
+    session.start_turn()
+    turn = session.start_turn()
+    turn.end()
+    turn.start_tool("late")
+    with session:
+        ga.start_tool("t")
+        assert len(session.open_spans) == 3
+    assert not spans.open
+    assert {span.status for span in spans.spans} == {"UNSET"}
+
+
 def test_a_forgotten_root_is_ended(spans: Traced) -> None:
     """A span outside of any session is ended as soon as nobody holds it."""
     ga.start_tool("t")

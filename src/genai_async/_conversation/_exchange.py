@@ -115,7 +115,7 @@ class Exchange:
     @property
     def is_working(self) -> bool:
         """Whether other spans than the turn's are open in the session."""
-        return any(handle is not self.turn for handle in self.session.open_spans.copy())
+        return any(handle is not self.turn for handle in self.session.open_spans)
 
     def end_turn(self, error: BaseException | str | None = None) -> None:
         """End the turn that is going on, if there is one."""
@@ -167,7 +167,6 @@ class Exchange:
         self._scope.host = self._turn_context = None
         self._inside = self._scope.outer
         # What stands in somebody's `with` block, in a task that outlives the request, is ended by that block.
-        if self.session.open_spans:
-            for handle in reversed(self.session.open_spans.copy()):
-                if not handle.is_held:
-                    handle.end()
+        for handle in reversed(self.session.open_spans):
+            if not handle.is_held:
+                handle.end()

@@ -32,7 +32,23 @@ class SpanHandle(Recording):
     it does nothing, at next to no cost.
     """
 
-    __slots__ = ("__weakref__", "_base", "_context", "_first", "_last", "_once", "_scopes", "_starts_ns")
+    __slots__ = (
+        "__weakref__",
+        "_base",
+        "_below",
+        "_context",
+        "_first",
+        "_kept_in",
+        "_last",
+        "_once",
+        "_scopes",
+        "_starts_ns",
+    )
+
+    _below: dict[SpanHandle, None] | None
+    """Where those are kept that are open below: by what stands right under the session. None once this has ended."""
+    _kept_in: dict[SpanHandle, None] | None
+    """Where this is kept as long as it is open; by nobody, where what kept it has ended first."""
 
     # What owns tasks has to be found without a set-up, too: the tasks are the program's, not the tracing's.
     _owns_tasks: ClassVar[bool] = False
@@ -56,11 +72,13 @@ class SpanHandle(Recording):
         self._context: Context | None = None
         self._attributes = None
         self._scopes: list[Scope] | None = None
+        self._kept_in = self._below = None
         self._once = True
         self.is_ended: bool = False
         if runtime is None:
             if self._owns_tasks and session is not None:
-                session.open_spans[self] = None
+                self._kept_in = self._below = session.roots
+                session.roots[self] = None
             return  # what follows is only ever looked at for a span that exists
         self._waiting = {}
         self._outcome = None
@@ -68,7 +86,11 @@ class SpanHandle(Recording):
         """When it starts, where that lies ahead."""
         self._first = self._last = runtime.delivery.position
         if session is not None:
-            session.open_spans[self] = None
+            kept_in = below = None if parent is None else parent._below
+            if kept_in is None:
+                kept_in, below = session.roots, {}
+            self._kept_in, self._below = kept_in, below
+            kept_in[self] = None
 
     def _start(
         self,
@@ -191,16 +213,19 @@ class SpanHandle(Recording):
             del self._once
         except AttributeError:
             return
+        kept_in, below = self._kept_in, self._below
         try:
+            if below and below is not kept_in:
+                cast("Session", self._session).let_go(below)
             if self._attributes is not None:
                 self._finish(self._attributes, error, end_time)
         finally:
             self.is_ended = True
-            if self._session is not None:
-                self._session.open_spans.pop(self, None)
+            if kept_in is not None:
+                kept_in.pop(self, None)
             # The context holds this handle and the outcome a traceback that may: without them, what has ended is freed
             # at once instead of waiting for the garbage collector. A context that is asked for later is made again.
-            self._context = self._outcome = None
+            self._context = self._outcome = self._below = None
 
     async def delivered(self, timeout: float | None = None) -> bool:
         """Wait until this span and those under it that have ended were delivered, or dropped and counted.

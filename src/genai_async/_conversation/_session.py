@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final, Self
@@ -67,6 +68,7 @@ class Session(TaskOwner):
         "_agent_name",
         "_gate",
         "_gate_runtime",
+        "_let_go",
         "_model",
         "_origin",
         "_scopes",
@@ -78,7 +80,7 @@ class Session(TaskOwner):
         "capture_content",
         "continue_trace",
         "is_ended",
-        "open_spans",
+        "roots",
     )
 
     def __init__(
@@ -105,8 +107,9 @@ class Session(TaskOwner):
         self.continue_trace: bool = continue_trace
         self._gate: Gate | None = None
         self._gate_runtime: Runtime | None = None
-        self.open_spans: dict[SpanHandle, None] = {}
-        """The handles that have not ended, in the order in which they started: the innermost come last."""
+        self.roots: dict[SpanHandle, None] = {}
+        """The open handles that stand under none of this session that is open: the session keeps those."""
+        self._let_go: dict[weakref.ref[SpanHandle], None] = {}
         self._scopes: list[Scope] = []
         self._origin: Span | None = None
         self.is_ended: bool = False
@@ -223,7 +226,7 @@ class Session(TaskOwner):
     def end(self) -> None:
         """End the session and what is still open under it, innermost first; a second call does nothing."""
         self.is_ended = True
-        _end_all(list(self.open_spans), spare_held=False)
+        _end_all(self.open_spans, spare_held=False)
 
     def __enter__(self) -> Self:
         self._scopes.append(enter(self, None, span_of(current_context()))[0])
@@ -237,7 +240,7 @@ class Session(TaskOwner):
     ) -> None:
         if self._scopes:
             leave_one(self._scopes)
-        left = list(self.open_spans)
+        left = self.open_spans
         if not self._scopes:
             self.is_ended = True
             if self._scopes:
@@ -287,6 +290,34 @@ class Session(TaskOwner):
 
     def _ambient_parts(self) -> tuple[Session, None, Span | None]:
         return self, None, span_of(current_context())
+
+    @property
+    def open_spans(self) -> list[SpanHandle]:
+        """The handles that have not ended: what was started under one comes after it."""
+        found: list[SpanHandle] = []
+        for root in list(self.roots):
+            found.append(root)
+            found += list(root._below or ())
+        for known in list(self._let_go):
+            handle = known()
+            if handle is not None and not handle.is_ended:
+                found.append(handle)
+        return found
+
+    def let_go(self, below: dict[SpanHandle, None]) -> None:
+        """Keep no longer what is still open below a handle that ends, and know it for as long as somebody holds it.
+
+        What nobody holds has nobody who could end it: it ends here, as abandoned.
+        """
+        handles: list[SpanHandle] = []
+        while below:
+            handles.append(below.popitem()[0])
+        handles.reverse()
+        for handle in handles:
+            handle._kept_in = handle._below = None
+            if not handle.is_entered:
+                handle._context = None  # which holds the handle, and is made again when it is asked for
+            self._let_go[weakref.ref(handle, self._let_go.pop)] = None
 
     def gate_for(self, runtime: Runtime) -> Gate:
         """The content gate of this session under a set-up."""

@@ -330,6 +330,7 @@ class Place(_StartsLLMs):
         self._runtime = current_runtime() if above is None else above._runtime
         self._session = session
         self._parent = above
+        self._below = None if above is None else above._below
         self._context = context
         self._gate = gate
         self._link = link
