@@ -5,6 +5,8 @@ import functools
 import gc
 import inspect
 import json
+import tracemalloc
+import weakref
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from contextvars import ContextVar
@@ -335,6 +337,61 @@ async def test_a_plain_function_that_gives_an_awaitable_is_awaited_in_its_span()
     span = captured.one("execute_tool later")
     assert (span.attributes[ARGUMENTS], span.attributes[RESULT]) == ('{"value":"ab"}', '"abab"')
     assert captured.one("execute_tool fails").attributes["error.type"] == "ValueError"
+
+
+async def test_what_a_generator_yields_is_held_as_far_as_it_is_recorded() -> None:
+    """An item itself is its consumer's; what is kept of all of them is no more than an attribute holds."""
+
+    class Frame:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def __str__(self) -> str:
+            return f"frame {self.number}"
+
+    alive: list[weakref.ref[Frame]] = []
+
+    @ga.tool
+    async def frames() -> AsyncIterator[Frame]:
+        for number in range(3):
+            frame = Frame(number)
+            alive.append(weakref.ref(frame))
+            yield frame
+            del frame
+            assert len([found() for found in alive if found()]) <= 1  # the step that is on its way
+
+    @ga.tool
+    async def numbers() -> AsyncIterator[Any]:
+        given: dict[str, Any] = {"n": 0}
+        for value in (1, 2**70, "\ud800", {(1, 2): 3}, None, 0.5, b"bytes"):
+            given["n"] = value
+            yield given
+
+    @ga.tool
+    async def texts(size: int) -> AsyncIterator[str]:
+        for _ in range(10):
+            yield "x" * size
+
+    with capture() as captured, ga.Session(), ga.start_turn():
+        async for _ in frames():
+            del _
+        [item async for item in numbers()]
+        assert sum([len(text) async for text in texts(1)]) == 10
+        tracemalloc.start()
+        try:
+            async for text in texts(2**20):
+                del text
+                held, _ = tracemalloc.get_traced_memory()
+                assert held < 4 * 2**20
+        finally:
+            tracemalloc.stop()
+    assert captured.one("execute_tool frames").attributes[RESULT] == '["frame 0","frame 1","frame 2"]'
+    said = json.loads(captured.one("execute_tool numbers").attributes[RESULT])
+    assert [item["n"] for item in said] == [1, 2**70, "\ufffd", {"(1, 2)": 3}, None, 0.5, "Ynl0ZXM="]
+    short, long = [span.attributes[RESULT] for span in captured.spans if span.name == "execute_tool texts"]
+    assert short == '"xxxxxxxxxx"'
+    assert len(long) <= 2**21
+    assert dict(captured.faults) == {"what a decorated function is given or gives": 7}
 
 
 async def test_a_plain_function_that_gives_an_async_generator_is_stepped_in_its_span() -> None:

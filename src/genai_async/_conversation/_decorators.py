@@ -13,20 +13,27 @@ from .._loop import failure_of
 from ._ambient import current_session, start_subagent, start_tool
 from ._arguments import Arguments, function_name, inner_function
 from ._children import TaskOwner
+from ._copying import Copier, holdable
+from ._encoding import dumped, encoded_within
+from ._faults import FieldError
 from ._handle import SpanHandle
 from ._isolated import Ambience, first_step, stepwise
 from ._messages import Message, TextPart
 from ._recording import NOT_ERRORS
 from ._session import Session
 from ._spans import SubAgent, Tool, Turn
+from ._texts import OVERLAP
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _Handle = TypeVar("_Handle", bound=SpanHandle)
 _Agent = TypeVar("_Agent", SubAgent, Turn)
 
-# What a generator yields is held until it ends; beyond this many items it is only passed on.
+# What a generator yields is held until it ends: no more than this many items, and no more than an attribute holds.
 _MAX_ITEMS: Final = 10_000
+_SCALARS: Final = frozenset({bool, float, type(None)})
+_NUMBER_BYTES: Final = 8
+_USUAL_BYTES: Final = 256
 
 
 class Decorator(Protocol):
@@ -242,7 +249,7 @@ def _exceptions(classes: object) -> tuple[type[BaseException], ...]:
 class _Watched(Generic[_Handle]):
     """An async generator in a span: begun with its first step, ended when it does."""
 
-    __slots__ = ("_body", "_finish", "_handle", "_items", "_start")
+    __slots__ = ("_body", "_finish", "_handle", "_is_text", "_items", "_room", "_start")
 
     def __init__(
         self,
@@ -255,6 +262,8 @@ class _Watched(Generic[_Handle]):
         self._finish = finish
         self._handle: _Handle | None = None
         self._items: list[Any] = []
+        self._is_text = True
+        self._room: int | None = None
 
     async def __anext__(self) -> Any:
         if self._handle is None:
@@ -288,17 +297,45 @@ class _Watched(Generic[_Handle]):
         except BaseException as exc:
             await self._end(exc)
             raise
-        if len(self._items) < _MAX_ITEMS and self._handle is not None and _keeps_content(self._handle):
-            self._items.append(item)
+        if self._handle is not None:
+            _note(self._handle, self._keep, item)
         return item
+
+    def _keep(self, handle: _Handle, item: Any) -> None:
+        room = handle._gate.limit_bytes + OVERLAP if self._room is None else self._room
+        if room <= 0 or len(self._items) == _MAX_ITEMS:
+            raise FieldError("there is more than an attribute has room for")
+        kept, size = _as_kept(item, room)
+        self._room = room - size
+        self._is_text = self._is_text and issubclass(type(item), str)
+        self._items.append(kept)
 
     async def _end(self, error: BaseException | None) -> None:
         handle, self._handle = self._handle, None
         if handle is not None:
             if self._items:
-                is_text = all(issubclass(type(item), str) for item in self._items)
-                _note(handle, self._finish, "".join(self._items) if is_text else self._items)
+                _note(handle, self._finish, "".join(self._items) if self._is_text else self._items)
             await handle.__aexit__(None, error, None)
+
+
+def _as_kept(item: Any, room: int) -> tuple[Any, int]:
+    """What is kept of an item, and about how long it is as JSON: the item itself may hold anything."""
+    kind = type(cast(object, item))
+    if kind in _SCALARS:
+        return item, _NUMBER_BYTES
+    if kind is int:
+        return item, max(_NUMBER_BYTES, item.bit_length() // 3)
+    if issubclass(kind, str):
+        return item[:room], len(item)
+    model = dumped(item, mode="json")
+    plain = item if model is None else model
+    with suppress(TypeError, ValueError, OverflowError):  # what is not quite JSON becomes so in a copy
+        encoded = encoded_within(plain, room, _USUAL_BYTES)
+        if encoded is not None:
+            return item if issubclass(kind, Message) else holdable(plain), len(encoded)
+    copied = Copier(structure_bytes=room, text_length=room).copy(plain, is_message=False)
+    encoded = encoded_within(copied, room)
+    return copied, room if encoded is None else len(encoded)
 
 
 def _traced(
