@@ -272,6 +272,31 @@ async def test_nothing_waits_for_the_garbage_collector() -> None:
         gc.enable()
 
 
+async def test_a_block_holds_nothing_of_its_tasks_that_have_ended() -> None:
+    """Neither what the first tasks were called with nor what they have returned lives as long as the block."""
+
+    class Thing:
+        pass
+
+    async def work(given: Thing) -> Thing:
+        await anyio.lowlevel.checkpoint()
+        returned = Thing()
+        refs.extend([weakref.ref(given), weakref.ref(returned)])
+        return returned
+
+    refs: list[weakref.ref[Thing]] = []
+    with capture():
+        async with ga.Session() as session, session.start_turn("hello") as turn:
+            for owner in (session, turn):
+                owner.start_soon(work, Thing())
+                owner.start_soon(work, Thing())
+                await anyio.wait_all_tasks_blocked()
+                owner.start_soon(work, Thing())
+            await anyio.wait_all_tasks_blocked()
+            gc.collect()
+            assert [ref() for ref in refs] == [None] * 12
+
+
 async def test_a_chain_of_tasks_holds_no_more_than_its_links() -> None:
     """Where each task starts the next before it ends, former turns are forgotten."""
     refs: list[weakref.ref[Any]] = []

@@ -161,10 +161,14 @@ class Children:
     async def _hold(self) -> None:
         async with anyio.create_task_group() as group:
             self._group = group
-            for start in self._backlog:
-                start(group)
+            self._catch_up(group)
             self._ready.set()
             await self._wait_for_body()
+
+    def _catch_up(self, group: TaskGroup) -> None:
+        for start in self._backlog:
+            start(group)
+        self._backlog.clear()  # it holds what the tasks were called with
 
     async def _wait_for_body(self) -> None:
         """Stay in the group until the block is left; where a task fails before, the block is interrupted.
