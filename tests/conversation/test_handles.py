@@ -182,6 +182,25 @@ def test_leaving_a_session_ends_what_is_open(spans: Traced) -> None:
     assert not spans.open
 
 
+def test_only_who_leaves_a_session_last_looks_at_what_is_open(spans: Traced) -> None:
+    """A session that is kept and entered for each request costs the others nothing for its open turns."""
+
+    class Watched(ga.Session):
+        looks = 0
+
+        @property
+        def open_spans(self) -> list[Any]:
+            self.looks += 1
+            return super().open_spans
+
+    with Watched() as session:
+        session.start_turn()
+        with session:
+            pass
+        assert (session.looks, len(spans.open)) == (0, 1)
+    assert (session.looks, len(spans.open)) == (1, 0)
+
+
 def test_a_session_that_has_ended_still_starts_turns(spans: Traced, session: ga.Session) -> None:
     """A handle is always honoured: work that comes late still belongs to its conversation."""
     session.end()

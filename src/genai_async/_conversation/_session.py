@@ -240,8 +240,8 @@ class Session(TaskOwner):
     ) -> None:
         if self._scopes:
             leave_one(self._scopes)
-        left = self.open_spans
         if not self._scopes:
+            left = self.open_spans
             self.is_ended = True
             if self._scopes:
                 self.is_ended = False  # another thread has entered in this very moment
