@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import repeat
 from typing import Any
 
@@ -124,6 +124,28 @@ def test_times_come_from_what_is_known(spans: Traced) -> None:
         "execute_tool timeless": (2, 5),
         "chat m": (0, 1),
     }
+
+
+def test_times_are_looked_at_once(spans: Traced) -> None:
+    """However deep they stand in records that have none."""
+
+    class Zone(tzinfo):
+        looks = 0
+
+        def utcoffset(self, dt: datetime | None) -> timedelta:
+            Zone.looks += 1
+            return timedelta(0)
+
+        def dst(self, dt: datetime | None) -> timedelta:
+            return timedelta(0)
+
+    when = datetime(2024, 1, 1, tzinfo=Zone())
+    inner: list[Any] = [ga.LoggedTool(name="t", start_time=when, end_time=when) for _ in range(100)]
+    for _ in range(100):
+        inner = [ga.LoggedSubAgent(name="a", spans=inner)]
+    assert ga.log_turn("x", spans=inner).span_count == 201
+    assert Zone.looks < 2_000
+    assert {(span.start_ns, span.end_ns) for span in spans.spans} == {(1_704_067_200 * S, 1_704_067_200 * S)}
 
 
 def test_errors_of_records(spans: Traced) -> None:

@@ -266,6 +266,8 @@ class _Tree(msgspec.Struct, frozen=True):
 
     record: _Logged
     under: list[_Tree]
+    known: _Times
+    """When it was, as far as the record says or those under it do."""
 
 
 class _Reader:
@@ -280,7 +282,8 @@ class _Reader:
         if depth >= _MAX_DEPTH and under:
             drop("logged spans", FieldError(f"they are more than {_MAX_DEPTH} in each other"))
             under = []
-        return _Tree(record, [self.tree(span, depth + 1) for span in under])
+        branches = [self.tree(span, depth + 1) for span in under]
+        return _Tree(record, branches, _known_times(record, branches))
 
     def only(self, kind: type[_Record] | tuple[type[_Record], ...], given: Iterable[_Record]) -> list[_Record]:
         """The records among what was given; whatever else is there is dropped and counted."""
@@ -303,15 +306,19 @@ def _is_record(item: object, kind: type[_Logged] | tuple[type[_Logged], ...]) ->
     return False
 
 
+def _known_times(record: _Logged, under: list[_Tree]) -> _Times:
+    start, end = record.start_time, record.end_time
+    if start is None:
+        start = min([tree.known[0] for tree in under if tree.known[0] is not None], default=None, key=_ns)
+    if end is None:
+        end = max([tree.known[1] for tree in under if tree.known[1] is not None], default=None, key=_ns)
+    return start, end
+
+
 def _times(tree: _Tree, within: _Times) -> _Times:
     """When this was: as it says itself, else as the records under it say, else as long as what it is in."""
-    start, end = tree.record.start_time, tree.record.end_time
-    under = [_times(branch, (None, None)) for branch in tree.under] if start is None or end is None else []
-    if start is None:
-        start = min([time for time, _ in under if time is not None], default=within[0], key=_ns)
-    if end is None:
-        end = max([time for _, time in under if time is not None], default=within[1], key=_ns)
-    return start, end
+    start, end = tree.known
+    return within[0] if start is None else start, within[1] if end is None else end
 
 
 def _ns(time: Time) -> int:
