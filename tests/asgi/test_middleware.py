@@ -173,6 +173,12 @@ async def test_other_ends_of_a_response(what: str, spans: Spans) -> None:
     await run(app)
 
 
+def _shared(error: Exception, *, depth: int) -> Exception:
+    for _ in range(depth):
+        error = ExceptionGroup("", [error, error])
+    return error
+
+
 OUTCOMES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]], BaseException | None, str | None]] = {
     "a good one": ([], [START, END], None, None),
     "a client's error": ([], [{**START, "status": 404}, END], None, None),
@@ -197,6 +203,12 @@ OUTCOMES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]], BaseExcept
         [{"type": "http.disconnect"}],
         [START],
         ExceptionGroup("", [OSError(), ExceptionGroup("", [ConnectionResetError()])]),
+        "abandoned",
+    ),
+    "tasks that share their failures as the client has gone": (
+        [{"type": "http.disconnect"}],
+        [START],
+        _shared(OSError(), depth=100),
         "abandoned",
     ),
     "tasks that fail beside a client that has gone": (

@@ -70,6 +70,26 @@ def test_errors_that_are_their_own_cause(spans: Traced, session: ga.Session) -> 
         nested = nested.exceptions[0]
 
 
+class Endless(BaseExceptionGroup[BaseException]):
+    """Says that it holds itself."""
+
+    @property
+    def exceptions(self) -> tuple[BaseException, ...]:
+        return (self, self)
+
+
+def test_groups_that_share_what_they_hold(spans: Traced, session: ga.Session) -> None:
+    """Each exception in them is looked at once, not once for each way to it; cancellations are told at any depth."""
+    for leaf in (asyncio.CancelledError(), ValueError()):
+        shared: BaseException = leaf
+        for _ in range(200):
+            shared = BaseExceptionGroup("both", [shared, shared])
+        session.start_turn().end(error=shared)
+    session.start_turn().end(error=Endless("endless", [ValueError()]))
+    told = [span.attributes["error.type"].rpartition(".")[2] for span in spans.spans]
+    assert told == ["cancelled", "ExceptionGroup", "Endless"]
+
+
 def test_a_signal_wakes_who_was_missed() -> None:
     """An exception out of one waker leaves nobody waiting for ever: the next `set` wakes them."""
     signal = Signal()

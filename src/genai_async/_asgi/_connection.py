@@ -11,6 +11,7 @@ from opentelemetry.context import Context, attach, get_current
 from opentelemetry.trace import Span
 
 from .._conversation._exchange import ABANDONED, Exchange
+from .._conversation._outcome import leaves
 from .._conversation._scope import restore
 from .._conversation._session import Session
 from .._conversation._spans import Turn
@@ -84,7 +85,7 @@ class Connection(ABC):
 
     def outcome(self, error: BaseException | None) -> BaseException | str | None:
         """What a turn ends with that is open when this happens: abandoned, if the client has gone."""
-        if self._is_disconnected and (error is None or _is_departure(error)):
+        if self._is_disconnected and (error is None or all(map(_is_departure, leaves(error)))):
             return ABANDONED
         return error
 
@@ -158,7 +159,5 @@ def _state_of(scope: Scope) -> MutableMapping[str, Any]:
 
 
 def _is_departure(error: BaseException) -> bool:
-    if isinstance(error, BaseExceptionGroup):
-        return all(map(_is_departure, cast("BaseExceptionGroup[BaseException]", error).exceptions))
     # Frameworks raise errors of their own for a client that has gone; none is imported here.
     return is_cancellation(error) or isinstance(error, OSError) or "Disconnect" in type(error).__name__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 import traceback
+from collections.abc import Iterator
 from types import CodeType
 from typing import Any, Final, cast
 
@@ -17,7 +18,6 @@ ABANDONED: Final = "abandoned"
 # A type is an identifier; anything else is what somebody would read, and would be a new type each time.
 _WORD_CHARACTERS: Final = string.ascii_letters + string.digits + "_.:-"
 _LONGEST_WORD: Final = 64
-_MAX_NESTED: Final = 50
 _MAX_DEPTH: Final = 10_000  # of groups in groups; one may say that it holds itself
 _LONGEST_TYPE: Final = 256
 OTHER: Final = "_OTHER"  # the conventions' word where there is none
@@ -62,7 +62,8 @@ def _classified(error: BaseException | str) -> Outcome:
         is_kind = isinstance(error, type) and issubclass(error, BaseException)
         return Outcome(class_name(error) if is_kind else OTHER, None)
     error = alone(error)
-    if _is_cancelled(error):
+    # A nursery of trio's raises a group of cancellations.
+    if all(map(is_cancellation, leaves(error))):
         return Outcome(TIMEOUT if is_overdue(error) else CANCELLED, None)
     if isinstance(error, GeneratorExit):
         return Outcome(ABANDONED, None)
@@ -79,10 +80,26 @@ def alone(error: BaseException) -> BaseException:
     return error
 
 
-def _is_cancelled(error: BaseException, depth: int = 0) -> bool:
-    """Whether it is a cancellation, or a group of nothing else, as a nursery of trio's raises it."""
-    members = _members(error) if depth < _MAX_NESTED else ()
-    return all(_is_cancelled(member, depth + 1) for member in members) if members else is_cancellation(error)
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """What stands in a group that is no group itself, however deep, each once; the error itself, if there is none.
+
+    Groups may share what they hold, and one may say that it holds itself.
+    """
+    seen: dict[int, BaseException] = {}
+    waiting = [error]
+    has_any = False
+    while waiting:
+        found = waiting.pop()
+        if id(found) in seen:
+            continue
+        members = _members(found) if len(seen) < _MAX_DEPTH else ()
+        seen[id(found)] = found
+        waiting += members
+        if not members:
+            has_any = True
+            yield found
+    if not has_any:
+        yield error
 
 
 def _members(error: BaseException) -> tuple[BaseException, ...]:
