@@ -53,6 +53,9 @@ async def coroutine(scope: Any) -> str | None:
         (Cookie("sid"), scope("/", ("cookie", "a=b; xsid=no; sid=c-1; sid=c-2"))),
         (Cookie("sid"), scope("/", ("cookie", "a=b"), ("cookie", 'sid="c-1"'))),
         (Query("chat"), scope(query="a=b&chat=c%2D1&chat=c-2")),
+        (Query("the chät"), scope(query="the=1&the+chat=2&the%20ch%C3%A4t=c-1&the+ch%c3%a4t=c-2")),
+        (Query("c+"), scope(query="c+=1&xc%2B=2&c%2Bx=3&%63%2b=c-1")),
+        (Query("100%"), scope(query="100%25=c-1")),
         (Path("/chats/{chat}"), scope("/chats/c-1")),
         (Path("/chats/{chat}"), scope("/chats/c-1/messages")),
         (Path("/users/*/chats/{chat}/"), scope("/users/7/chats/c-1")),
@@ -80,6 +83,7 @@ async def test_source(source: Any, given: dict[str, Any]) -> None:
         ("x-chat", scope("/", ("x-chat", ""))),
         (Cookie("sid"), scope("/", ("cookie", "xsid=no; sid"))),
         (Query("chat"), {"type": "http", "path": "/", "headers": []}),
+        (Query("chat"), scope(query="chat&chat=c-1")),
         (Path("/chats/{chat}"), scope("/chat/c-1")),
         (Path("/chats/{chat}"), scope("/chats/")),
         (Path("chat"), scope("/chat")),
@@ -115,6 +119,24 @@ async def test_usual_ids_are_taken(value: str, spans: Spans) -> None:
     assert (await session_id("x-chat", scope("/", ("x-chat", value))))[0] == value
     assert ga.Session.from_carrier(ga.Session(session_id=value).carrier(baggage=True)).session_id == value
     assert spans.faults == {}
+
+
+@pytest.mark.parametrize(("source", "header"), [(Cookie("sid"), "cookie"), (Baggage("sid"), "baggage")])
+@pytest.mark.parametrize(
+    ("lengths", "is_found"), [([70_000], True), ([30_000] * 2, True), ([30_000, 30_000, 5_530], False)]
+)
+async def test_only_so_much_is_searched(source: Source, header: str, lengths: list[int], is_found: bool) -> None:
+    """A header that is too long is left out, and many of them are no longer than one may be."""
+    fillers = [(header, "x" * length) for length in lengths]
+    found, _ = await session_id(source, scope("/", *fillers, (header, "sid=c-1")))
+    assert (found == "c-1") is is_found
+
+
+async def test_a_long_query_is_searched_at_once() -> None:
+    """A parameter behind thousands of others is found, however they are written, and none behind too many."""
+    query = "&".join(["c%68ax=1"] * 5_000)
+    assert (await session_id(Query("chat"), scope(query=f"{query}&c%68at=c-1")))[0] == "c-1"
+    assert (await session_id(Query("chat"), scope(query=f"{query}&{query}&chat=c-1")))[0] != "c-1"
 
 
 def broken(scope: Any) -> str:
