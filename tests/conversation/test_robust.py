@@ -363,6 +363,15 @@ def test_of_endless_attributes_the_first_are_taken(spans: Traced, turn: ga.Turn)
     assert spans.faults == {"an attribute too many": 2}
 
 
+def test_attributes_without_an_end(spans: Traced, turn: ga.Turn) -> None:
+    """Pairs are taken from wherever they come, as many as a span may have of them."""
+    turn.set_attributes((f"a{number}", number) for number in count())  # type: ignore[arg-type]
+    turn.set_attributes([("b", 1)])  # type: ignore[arg-type]
+    turn.end()
+    assert spans.last().attributes["b"] == 1
+    assert spans.faults == {"an attribute too many": 1}
+
+
 def test_the_callers_lists_may_change_afterwards(spans: Traced, turn: ga.Turn) -> None:
     """What is recorded is what was there then, not what the caller's own objects became."""
     arguments = {"a": [1]}

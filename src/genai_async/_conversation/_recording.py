@@ -110,8 +110,12 @@ class Recording:
     def _own(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         try:
-            pairs = attributes if hasattr(attributes, "items") else dict(attributes)
-            given = dict(islice(pairs.items(), _MAX_OWN + 1))
+            if not hasattr(attributes, "items") and hasattr(attributes, "keys"):
+                attributes = dict(attributes)
+            pairs = (
+                attributes.items() if hasattr(attributes, "items") else cast("Iterable[tuple[Any, Any]]", attributes)
+            )
+            given = dict(islice(pairs, _MAX_OWN + 1))
         except Exception as exc:
             if not is_omitted(attributes):
                 self._drop("attributes that cannot be read", exc)
