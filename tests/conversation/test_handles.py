@@ -98,6 +98,25 @@ def test_usage_can_be_read_back(spans: Traced, turn: ga.Turn) -> None:
     assert not any("usage" in key for key in spans.last().attributes)
 
 
+def test_a_recorded_error_holds_nothing(spans: Traced, turn: ga.Turn) -> None:
+    """A span that goes on keeps what the error says, and not its frames with all that stands in them."""
+
+    class Thing:
+        pass
+
+    def fail() -> weakref.ref[Thing]:
+        thing = Thing()
+        try:
+            raise ValueError("no")
+        except ValueError as exc:
+            turn.record_error(exc)
+        return weakref.ref(thing)
+
+    assert fail()() is None
+    turn.end()
+    assert (spans.last().status_message, spans.last().attributes["error.type"]) == ("no", "ValueError")
+
+
 def test_recorded_errors(spans: Traced, turn: ga.Turn) -> None:
     """The last error decides; each exception is an event; what comes with the end wins."""
     tool = turn.start_tool("t")

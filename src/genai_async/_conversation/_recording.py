@@ -274,11 +274,13 @@ class Recording:
         if outcome.is_withdrawn and not cast(Runtime, self._runtime).cancellation_is_error:
             self.note_cut()
             return
-        self._outcome = outcome
+        # As text: the exception would hold its frames, with all that stands in them, until the span ends.
+        raised = outcome.exception
+        self._outcome = outcome if raised is None else Outcome(word, None, message_of(raised))
         if not isinstance(error, BaseException | str):
             raise FieldError(f"expected an exception or a word, not {type(error).__name__}")
-        if outcome.exception is not None and self._is_new(outcome.exception):
-            self._add_exception(outcome.exception)
+        if raised is not None and self._is_new(raised):
+            self._add_exception(raised)
 
     def _is_new(self, error: BaseException) -> bool:
         """Whether neither this nor a span below has recorded the exception, which is the innermost's that it came from.
@@ -328,7 +330,5 @@ class Recording:
 
     def _write_outcome(self, outcome: Outcome, attributes: dict[str, Any]) -> None:
         attributes[sc.ERROR_TYPE] = outcome.error_type
-        message = outcome.text if outcome.exception is None else message_of(outcome.exception)
-        if message is not None:
-            message = self._gate.text(message)
+        message = None if outcome.text is None else self._gate.text(outcome.text)
         self._span.set_status(Status(StatusCode.ERROR, message or None))
