@@ -186,7 +186,10 @@ def test_an_ended_handle_holds_no_values_of_its_own(spans: Traced, turn: ga.Turn
     tool.end()
     assert not tool._attributes
     tool.record(arguments={"a": 2})
+    turn.end()
+    turn.start_llm(provider_name="p").record(usage=ga.Usage(1, 2)).end()
     assert not tool._attributes
+    assert not turn._waiting
     assert spans.faults == {"fields recorded after the span's end": 1}
     assert not tool.is_recording
 

@@ -90,7 +90,8 @@ class Agent(SpanHandle, TaskOwner):
         return self
 
     def _tally(self, usage: Usage | None, finish_reasons: tuple[str, ...] | None) -> None:
-        self._waiting.setdefault(_CALLS, []).append((usage, finish_reasons))
+        if not self.is_ended:  # nobody would ever read them
+            self._waiting.setdefault(_CALLS, []).append((usage, finish_reasons))
 
     def _ambient_parts(self) -> tuple[Session | None, SpanHandle, Span | None]:
         return self._session, self, self._standing_span()
