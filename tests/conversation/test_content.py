@@ -403,6 +403,23 @@ def test_of_many_long_texts_a_redactor_sees_what_may_be_kept() -> None:
     assert not any(piece in "".join(found) for piece in (SECRET[:3], SECRET[:2]))
 
 
+def test_of_many_short_texts_a_redactor_sees_the_newest() -> None:
+    """A long history of usual messages is not read for longer than one long text."""
+    seen: list[int] = []
+
+    def redact(text: str) -> str:
+        seen.append(len(text))
+        return text
+
+    messages = [ga.Message.user(f"{number} {'word ' * 800}") for number in range(1_400)]
+    with traced(redact=redact) as spans:
+        ga.start_llm("m", provider_name="p", input_messages=messages).end()
+    assert sum(seen) < 1.2 * MAX_CONTENT_BYTES
+    found = [message["parts"][0]["content"] for message in spans.json("gen_ai.input.messages")]
+    assert found[-1].startswith("1399 word")
+    assert found[1].startswith("…[")
+
+
 class AsyncCall:
     async def __call__(self, text: str) -> str:
         return text

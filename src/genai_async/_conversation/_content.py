@@ -26,6 +26,7 @@ from ._texts import (
     FAILED,
     MAX_CONTENT_BYTES,
     OVERLAP,
+    TEXT_BYTES,
     Replace,
     changed,
     changed_number,
@@ -269,19 +270,26 @@ class Gate:
 
 
 class _Reader:
-    """Shows a redactor the texts of one value: of the long ones no more, together, than may be kept."""
+    """Shows a redactor the texts of one value: no more of them, together, than may be kept."""
 
-    __slots__ = ("_redacted", "_room")
+    __slots__ = ("_redacted", "_room", "_short_room")
 
     def __init__(self, redacted: Replace, room: int) -> None:
         self._redacted = redacted
         self._room = room
+        self._short_room = MAX_CONTENT_BYTES
 
     def __call__(self, text: str, name: str | None) -> str:
-        if len(text) <= OVERLAP or _is_coded(text):
+        size = len(text)
+        if size <= TEXT_BYTES or _is_coded(text):
             return self._redacted(text, name)
-        room, self._room = self._room, max(self._room - len(text), 0)
-        if len(text) <= room + OVERLAP:
+        if size <= OVERLAP:
+            if self._short_room <= 0:
+                return length_note(text)
+            self._short_room -= size
+            return self._redacted(text, name)
+        room, self._room = self._room, max(self._room - size, 0)
+        if size <= room + OVERLAP:
             return self._redacted(text, name)
         # Never half of what would be replaced, as everywhere where a text is cut.
         found = self._redacted(text[: room + OVERLAP], name)[:-OVERLAP] if room else ""
