@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.pace import paces
 
 import genai_async as ga
+from genai_async._conversation import _secrets
 
 from .support import traced
 
@@ -130,6 +134,63 @@ def test_hostile_text_takes_linear_time(piece: str) -> None:
 
     small, large = seconds(20_000), seconds(200_000)
     assert large < 40 * small + 20
+
+
+# What secrets begin with, consist of and stand beside, and letters that `re` takes for others.
+PIECES = [
+    *("sk-", "ghp_", "github_pat_", "glpat-", "xoxb-", "AKIA", "ASIA", "AIza", "hf_", "npm_", "pypi-", "SG.", "eyJ"),
+    *("sk_live_", "pk_test_", "bearer ", "Bearer\t", "BASIC ", "basic", "YTpi", "password", "dbPassword", "PASSWD"),
+    *("passphrase", "api_key", "apiKey", "access-token", "refreshtoken", "secret", "secret_access_key", "clientsecret"),
+    *("private_key", "token", "key", "4111111111111111", "4111 1111 1111 1111", "4 1 1 1 ", "0.", "x@example.org"),
+    *("http://", "://u:p@h.de", "user:pw@host", "a.b+c%d@mail.co.uk", "abcdefghijklmnop", "ABCDEFGH1234", "x" * 64),
+    *(
+        " ",
+        "\n",
+        '"',
+        "'",
+        "\\",
+        ":",
+        "=",
+        "/",
+        "@",
+        ".",
+        "-",
+        "_",
+        "a",
+        "Z",
+        "é",
+        "\u017f",
+        "\u212a",
+        "\u0130",
+        "\u0131",
+    ),
+]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
+@settings(max_examples=2_000)
+def test_no_secret_is_passed_over(text: str) -> None:
+    """Where secrets may begin is found for all of them: the whole pattern, tried everywhere, finds no more."""
+    assert ga.redact_secrets(text) == re.sub(_secrets._SECRETS, _secrets._replacement, text)
+
+
+def test_plain_words_are_passed_over_fast() -> None:
+    """A megabyte of prose takes some milliseconds, and so do the texts and names of a hundred large tools."""
+    prose = "These are plain words of a usual message, with a number 42 and a word or two.\n" * 13_000
+    assert paces(lambda: ga.redact_secrets(prose)) < 40
+    names = [f"parameter_{number}" for number in range(1_000)]
+    assert paces(lambda: [ga.redact_secrets.named(name, name) for name in names * 20]) < 40
+
+
+def test_what_had_a_secret_in_it_is_not_remembered() -> None:
+    """Small texts and names are remembered to be looked at once: a few, and none that had anything to hide."""
+    assert ga.redact_secrets.named("to a@example.org", "from b@example.org") == "from [e-mail]"
+    assert ga.redact_secrets.named("password", "hunter2") == "[secret]"
+    for number in range(10_000):
+        ga.redact_secrets.named(f"name {number}", "x" * 100)
+    for remembered in (_secrets._harmless_names, _secrets._harmless_texts):
+        assert 0 < len(remembered) <= 2048
+        assert not any("@" in text or "hunter2" in text or len(text) > 64 for text in remembered)
 
 
 CARD = 4111111111111111

@@ -9,7 +9,9 @@ end). The longest of secrets goes whole, as a tail that stays is a secret, too.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from functools import cache
+from heapq import merge
 from typing import Final
 
 from ._texts import from_base64
@@ -54,13 +56,14 @@ _TELLING: Final = (
     r"|(?<![\w-])(?i:(?:https?[_-])?(?:proxy[_-])?authorization|(?:https?[_-])?(?:(?:set|session)[_-])?cookies?)\W{0,4}\Z"
 )
 _LONGEST_NAME: Final = 64
+# One of these is in every such name.
+_TELLING_WORDS: Final = ("pass", "key", "token", "secret", "pwd", "credent", "author", "cook")
 # JSON within JSON has its quotes escaped, once for each level.
 _ESCAPED: Final = r"\\{0,8}+"
 # Up to the quote that closes the value: one with as many backslashes as the one that opened it.
 _QUOTED: Final = r"(?:(?!(?<!\\)(?P=quote))[^\n])"
 _GROUP: Final = r"[0-9]++(?![A-Za-z]|\.[0-9])"
 
-# Each begins with the characters that it can begin with: most of a text is passed over by that.
 _SECRETS: Final = (
     rf"(?=[Bb])(?P<bearer>{_WORD}(?i:bearer)\s{{1,8}}+){_OPAQUE}[A-Za-z0-9._~+/=-]{{8,}}+"
     rf"|(?=[AESeghknprsx])(?P<key>{_WORD}(?:{_API_KEYS}))"
@@ -74,6 +77,30 @@ _SECRETS: Final = (
     rf"|(?=[0-9])(?P<numbers>(?<![A-Za-z0-9])(?<![0-9]\.)(?=[0-9](?:[ -]?[0-9]){{12}}){_GROUP}(?:[ -]{_GROUP})*+)"
 )
 
+# Trying all that at each character of a text would take longer than anything else that is done with it. So it is tried
+# only where one of these shows that a secret may begin, there or so many characters before. Each begins with one of a
+# few characters, or is looked for only where a word is in the text: `re` and `str` pass over the rest fast.
+_SCHEME_WORDS: Final = ("bearer", "bas")
+_SCHEMES: Final = r"[Bb](?i:earer|asic)\s"
+_NAME_WORDS: Final = ("key", "token", "secret", "passw", "passphrase")
+_NAME_ENDS: Final = (
+    r"[KkCcWwPp\u212a](?i:(?<=[istehn_-].)ey|(?<=to.)en|(?<=se.)ret|(?<=s.)(?:or?d|d|hrase))"  # U+212A is a `k`, too
+    rf"(?:{_ESCAPED}[\"'])?+\s{{0,4}}+[=:]"
+)
+_NAME_REACH: Final = len("secret_access_")
+_NAME_BEGIN: Final = r"[AaCcPpRrSs](?:(?<![A-Za-z0-9].)|(?<=[a-z][A-Z]))"
+_HOSTS: Final = r"@[\w-]{1,63}+\."
+_MAILBOX_REACH: Final = 64
+_MAILBOX: Final = r"(?<![\w.%+-])[\w.%+-]{1,64}+@"
+_KEYS_OR_NUMBERS: Final = (
+    r"[-_.AJ0-9](?:(?<=[0-9])(?=[0-9 -]{12})(?<![A-Za-z0-9].)(?<![0-9]\..)((?=(?:[ -]?[0-9]){12}))"
+    r"|(?=[A-Za-z0-9_-]{8})(?:(?<=A)(?<![A-Za-z0-9_].)((?=[KS]IA|Iza))|(?<=sk-|[srp]k_|hf_|SG\.|eyJ)(?<![A-Za-z0-9_]...)()"
+    r"|(?<=gh[opsur]_|npm_)(?<![A-Za-z0-9_]....)()|(?<=xox[abeprs]-|pypi-)(?<![A-Za-z0-9_].....)()"
+    r"|(?<=glpat-)(?<![A-Za-z0-9_]......)()|(?<=github_)(?<![A-Za-z0-9_].......)()))"
+)
+# How far behind its beginning is what each of those groups stands behind.
+_REACHES: Final = (0, 0, 0, 2, 3, 4, 5, 6)
+
 _KEY_BEGINS: Final = r"-----BEGIN [A-Z ]{0,32}PRIVATE KEY(?: BLOCK)?-----"
 _KEY_ENDS: Final = r"-----END [A-Z ]{0,32}PRIVATE KEY(?: BLOCK)?-----"
 
@@ -82,6 +109,12 @@ _ISSUERS: Final = r"[3-6]|2(?:22[1-9]|2[3-9]|[3-6]|7[01]|720)"
 _CARD_DIGITS: Final = range(13, 20)
 _MAX_GROUPS: Final = 6
 _DOUBLED: Final = bytes.maketrans(b"0123456789", b"0246813579")
+
+# Names, the texts of tool definitions and small values come again and again. Nothing that has a secret in it is kept.
+_MOST_REMEMBERED: Final = 2_048
+_LONGEST_REMEMBERED: Final = 64
+_harmless_texts: set[str] = set()
+_harmless_names: set[str] = set()
 
 
 @cache
@@ -97,13 +130,30 @@ class SecretRedactor:
 
     def __call__(self, text: str) -> str:
         """The text without what looks like a secret."""
-        if "-----BEGIN" in text:
-            text = _without_private_keys(text)
-        return _compiled(_SECRETS).sub(_replacement, text)
+        if text in _harmless_texts:
+            return text
+        kept = _without_private_keys(text) if "-----BEGIN" in text else text
+        pieces: list[str] = []
+        position = 0
+        for begin in _begins(kept):
+            match = _compiled(_SECRETS).match(kept, begin) if begin >= position else None
+            if match is not None:
+                pieces += (kept[position:begin], _replacement(match))
+                position = match.end()
+        kept = "".join((*pieces, kept[position:])) if pieces else kept
+        if kept == text:
+            _remember(text, _harmless_texts)
+        return kept
 
     def named(self, name: str, text: str) -> str:
         """The text without what looks like a secret, and nothing of it if its name says that it is one."""
-        return "[secret]" if text and _compiled(_TELLING).search(name[-_LONGEST_NAME:]) else self(text)
+        name = name[-_LONGEST_NAME:]
+        if text and name not in _harmless_names:
+            if _is_telling(name):
+                return "[secret]"
+            if self(name) == name:
+                _remember(name, _harmless_names)
+        return self(text)
 
     def __repr__(self) -> str:
         return "redact_secrets"
@@ -126,6 +176,53 @@ redactor of your own that builds on this one gets to see names if its class has 
         def __call__(self, text): return without_names(ga.redact_secrets(text))
         def named(self, name, text): return without_names(ga.redact_secrets.named(name, text))
 """
+
+
+def _remember(text: str, among: set[str]) -> None:
+    if type(text) is not str or len(text) > _LONGEST_REMEMBERED:
+        return
+    if len(among) >= _MOST_REMEMBERED:
+        among.clear()
+    among.add(text)
+
+
+def _is_telling(name: str) -> bool:
+    return _has_one(_folded(name), _TELLING_WORDS) and _compiled(_TELLING).search(name) is not None
+
+
+def _folded(text: str) -> str:
+    # The slower one finds what else is the same word to `re`.
+    return text.lower() if text.isascii() else text.casefold()
+
+
+def _has_one(folded: str, words: tuple[str, ...]) -> bool:
+    return any(map(folded.__contains__, words))
+
+
+def _begins(text: str) -> Iterable[int]:
+    """Where in a text a secret may begin, in order."""
+    folded = _folded(text)
+    found: list[int] = []
+    if _has_one(folded, _SCHEME_WORDS):
+        found += (scheme.start() for scheme in _compiled(_SCHEMES).finditer(text))
+    if _has_one(folded, _NAME_WORDS):
+        found += _before(text, _NAME_ENDS, _NAME_REACH, _NAME_BEGIN)
+    if "@" in text:
+        found += (scheme.start() + 1 for scheme in _compiled("://").finditer(text))
+        found += _before(text, _HOSTS, _MAILBOX_REACH, _MAILBOX)
+    # There may be as many of these as characters.
+    others = (mark.start() - _REACHES[mark.lastindex or 0] for mark in _compiled(_KEYS_OR_NUMBERS).finditer(text))
+    return merge(sorted(found), others) if found else others
+
+
+def _before(text: str, mark: str, reach: int, begin: str) -> Iterator[int]:
+    """Where something may begin that has this mark in it, so many characters behind its beginning at most."""
+    find, first = _compiled(begin).finditer, 0
+    for marked in _compiled(mark).finditer(text):
+        place = marked.start()
+        for found in find(text, max(first, place - reach), place + 1):
+            yield found.start()
+        first = place + 1
 
 
 def _replacement(match: re.Match[str]) -> str:
