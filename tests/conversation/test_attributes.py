@@ -487,6 +487,47 @@ def test_that_an_exception_was_recorded_is_not_told_on_it(spans: Traced, session
     assert vars(raised.value) == {}
 
 
+class CountedError(Exception):
+    """Counts how often it is asked what it says."""
+
+    asked = 0
+
+    def __str__(self) -> str:
+        self.asked += 1
+        return "a long message"
+
+
+def test_an_exceptions_message_is_redacted_once() -> None:
+    """However many blocks an exception passes through, its message is read once, and is the status of each."""
+    seen: list[str] = []
+
+    def redact(text: str) -> str:
+        seen.append(text)
+        return text.replace("long", "short")
+
+    error = CountedError()
+    with traced(redact=redact) as spans, suppress(CountedError), ga.Session() as session:
+        with session.start_turn() as turn, turn.start_subagent("a") as agent, agent.start_tool("t"):
+            raise error
+    assert [text for text in seen if "long" in text] == ["a long message"]
+    assert error.asked == 3
+    assert [span.status_message for span in spans.spans] == ["a short message"] * 3
+    (event,) = [event for span in spans.spans for event in span.events]
+    assert event.attributes["exception.message"] == "a short message"
+    assert event.attributes["exception.stacktrace"].endswith("CountedError: a short message")
+
+
+def test_another_exception_on_its_way_has_its_own_message(spans: Traced, session: ga.Session) -> None:
+    """The message that one exception left on its way up is not taken for another's."""
+    first, second = CustomError("first"), CustomError("second")
+    with suppress(CustomError), session.start_turn() as turn:
+        for error in (first, second):
+            with suppress(CustomError), turn.start_tool("t"):
+                raise error
+        raise first
+    assert [span.status_message for span in spans.spans] == ["first", "first", "second"]
+
+
 def test_another_exception_at_the_same_address_is_recorded(spans: Traced, turn: ga.Turn) -> None:
     """An exception that stands where an earlier one stood in memory is told from it."""
     with suppress(CustomError), turn.start_tool("t"):

@@ -131,13 +131,13 @@ def message_of(error: BaseException) -> str:
 
 
 def stack_of(error: BaseException) -> str:
-    """Where the exception came from, outermost call first.
+    """Where the exception came from, outermost call first, without what it was.
 
-    Without the source lines that `traceback` adds: it reads them from files, on the caller's thread.
+    And without the source lines that `traceback` adds: it reads them from files, on the caller's thread.
     """
     frames = traceback.walk_tb(error.__traceback__)
     calls = [f'  File "{frame.f_code.co_filename}", line {line}, in {frame.f_code.co_name}' for frame, line in frames]
-    return "\n".join(["Traceback (most recent call last):", *calls, f"{type_name(error)}: {message_of(error)}"])
+    return "\n".join(["Traceback (most recent call last):", *calls])
 
 
 def raised_at(error: BaseException) -> tuple[CodeType | None, int]:

@@ -19,6 +19,7 @@ from ._messages import Usage
 from ._outcome import OTHER, Outcome, alone, message_of, outcome_of, raised_at, stack_of, type_name
 from ._runtime import Runtime
 from ._scope import ids_of
+from ._texts import shorten
 
 if TYPE_CHECKING:
     from ._handle import SpanHandle
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 NOT_ERRORS: Final = "not errors"
 """Under this, a handle waits with the classes of exceptions that end it without an error."""
+_PASSING: Final = "the exception on its way"
 # What a span belongs to and is decides how backends group it.
 _IDENTITY: Final = frozenset({sc.CONVERSATION_ID, sc.OPERATION})
 _MAX_OWN: Final = 1_000  # of one mapping: each is looked at on the caller's thread
@@ -60,6 +62,7 @@ class Recording:
     """What is written on the span at its end; None for a span that nobody will see."""
     _gate: Gate
     _outcome: Outcome | None
+    """How it ended, without the exception itself and with its message as it may be shown."""
     _parent: SpanHandle | None
     _recorded: set[tuple[object, ...]]
     """What tells the exceptions recorded here and below; made for the first of them."""
@@ -274,42 +277,48 @@ class Recording:
         if outcome.is_withdrawn and not cast(Runtime, self._runtime).cancellation_is_error:
             self.note_cut()
             return
-        # As text: the exception would hold its frames, with all that stands in them, until the span ends.
-        raised = outcome.exception
-        self._outcome = outcome if raised is None else Outcome(word, None, message_of(raised))
+        # Without the exception, which would hold its frames, with all that stands in them, until the span ends.
+        self._outcome = Outcome(outcome.error_type, None)
+        message: str | None = None
+        if outcome.exception is not None:
+            message = self._message_of(outcome.exception)
+        elif outcome.text is not None:
+            message = self._gate.text(outcome.text)
+        self._outcome = Outcome(outcome.error_type, None, message)
         if not isinstance(error, BaseException | str):
             raise FieldError(f"expected an exception or a word, not {type(error).__name__}")
-        if raised is not None and self._is_new(raised):
-            self._add_exception(raised)
 
-    def _is_new(self, error: BaseException) -> bool:
-        """Whether neither this nor a span below has recorded the exception, which is the innermost's that it came from.
+    def _message_of(self, error: BaseException) -> str | None:
+        """The exception's message as it may be shown; an event of the exception is added where it is new.
 
-        Neither is a mark put on the exception, which others show and copy, nor is the exception kept, which would hold
-        its frames. Its address alone is soon another's.
+        It is new if neither this span nor one below has recorded it. Neither is a mark put on the exception, which
+        others show and copy, nor is the exception kept, which would hold its frames. Its address alone is soon
+        another's. What the gate has made of its message goes up with it: it can be long.
         """
-        trace_id = ids_of(self._span).trace_id
-        mark = (trace_id, id(error), *raised_at(error), hash(message_of(error)))
+        said = message_of(error)
+        mark = (ids_of(self._span).trace_id, id(error), *raised_at(error), hash(said))
         if mark in getattr(self, "_recorded", ()):
-            return False
+            passing, message = self._waiting.get(_PASSING, (None, None))
+            return message if passing == mark else self._gate.text(said)
+        message = self._gate.text(said)
         handle: Recording | None = self
         while handle is not None:
             if len(getattr(handle, "_recorded", ())) == _MOST_RECORDED or not hasattr(handle, "_recorded"):
                 handle._recorded = set()  # an exception is on its way for a moment only
             handle._recorded.add(mark)
+            if not handle.is_ended:
+                handle._waiting[_PASSING] = mark, message
             handle = handle._parent
-        return True
+        self._add_exception(error, message)
+        return message
 
     def note_cut(self) -> None:
         """Note that what the span stands for was left before its end, and that this alone is no error."""
 
-    def _add_exception(self, error: BaseException) -> None:
-        gate = self._gate
-        event = {
-            "exception.type": type_name(error),
-            "exception.message": gate.text(message_of(error)),
-            "exception.stacktrace": gate.text(stack_of(error)),
-        }
+    def _add_exception(self, error: BaseException, message: str | None) -> None:
+        kind, calls = type_name(error), self._gate.text(stack_of(error))
+        stack = None if calls is None else shorten(f"{calls}\n{kind}: {message or ''}", self._gate.limit_bytes)
+        event = {"exception.type": kind, "exception.message": message, "exception.stacktrace": stack}
         self._span.add_event("exception", {key: value for key, value in event.items() if value is not None})
 
     def _complete(self, attributes: dict[str, Any]) -> None:
@@ -330,5 +339,4 @@ class Recording:
 
     def _write_outcome(self, outcome: Outcome, attributes: dict[str, Any]) -> None:
         attributes[sc.ERROR_TYPE] = outcome.error_type
-        message = None if outcome.text is None else self._gate.text(outcome.text)
-        self._span.set_status(Status(StatusCode.ERROR, message or None))
+        self._span.set_status(Status(StatusCode.ERROR, outcome.text or None))
