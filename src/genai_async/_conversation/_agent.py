@@ -28,6 +28,7 @@ _Kind = TypeVar("_Kind", bound=SpanHandle)
 
 # What is kept for the end beside content: a list that is made when the first call ends.
 _CALLS: Final = "calls"
+_MOST_ASKED: Final = 3_000  # messages; where there are more, the older half goes
 
 
 class Agent(SpanHandle, TaskOwner):
@@ -84,9 +85,15 @@ class Agent(SpanHandle, TaskOwner):
 
     def user(self, text: str) -> Self:
         """Add a user's message to what the agent was asked."""
-        if self._may_record("a message"):
-            earlier = self._waiting.get(sc.INPUT_MESSAGES, ())
-            self._put("input_messages", [*earlier, Message.user(text)])
+        if not self._may_record("a message"):
+            return self
+        asked: list[Message] | tuple[Message, ...] = self._waiting.get(sc.INPUT_MESSAGES, ())
+        if type(text) is str and 0 < len(asked) < _MOST_ASKED:
+            if not isinstance(asked, list):
+                asked = self._waiting[sc.INPUT_MESSAGES] = list(asked)
+            asked.append(Message.user(text))  # what is there is not checked and copied for each message anew
+        else:
+            self._put("input_messages", [*asked, Message.user(text)])
         return self
 
     def _tally(self, usage: Usage | None, finish_reasons: tuple[str, ...] | None) -> None:
