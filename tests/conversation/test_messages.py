@@ -793,6 +793,29 @@ def test_pieces_of_a_stream_become_one_message(spans: Traced, turn: ga.Turn) -> 
     assert spans.json("gen_ai.output.messages") == [message("assistant", *spoken)]
 
 
+def test_empty_pieces_take_no_memory(spans: Traced, turn: ga.Turn) -> None:
+    """Empty pieces of a stream are not kept, except for one that says that there was a text."""
+    with turn.start_llm("m", provider_name="p") as llm:
+        for _ in range(1000):
+            llm.output("")
+        assert len(llm._waiting["pieces"]) == 1
+    assert spans.json("gen_ai.output.messages") == [message("assistant", text(""))]
+
+
+def test_a_users_messages_are_added_in_no_time(spans: Traced, turn: ga.Turn) -> None:
+    """A message is added at the same cost however many there are; of too many the newest stay, and a note."""
+    few = paces(lambda: [turn.user("hello") for _ in range(200)], tries=1)
+    for number in range(8_000):
+        turn.user(str(number))
+    many = paces(lambda: [turn.user("hello") for _ in range(200)], tries=1)
+    assert many < 10 * few + 3
+    turn.user("last").end()
+    note, *rest = spans.json("gen_ai.input.messages")
+    assert "truncated" in note["parts"][0]["content"]
+    assert [said["parts"][0]["content"] for said in (*rest[-203:-201], rest[-1])] == ["7998", "7999", "last"]
+    assert 1_000 < len(rest) < 3_001
+
+
 def test_pieces_join_the_message_that_was_recorded(spans: Traced, turn: ga.Turn) -> None:
     """One message is one choice: what comes beside a recorded answer is part of the last one."""
     llm = turn.start_llm("m", provider_name="p").think("hm").attach_media(b"x", mime_type="image/png")

@@ -195,6 +195,8 @@ class ModelCall(SpanHandle):
         if self._gate.capture and self._may_record("text"):
             try:
                 said = f.text(text)
+                if not said and self._rooms is not None and kind in self._rooms:
+                    return self  # it adds nothing to what was said, and a stream may have any number of such
                 room = self._take_room(kind, len(said))
                 self._add_piece(kind(said if len(said) <= room else said[:room]))
             except Exception as exc:
