@@ -198,6 +198,42 @@ def test_own_attributes_are_redacted_without_capture() -> None:
         assert spans.last().attributes["bytes"] == "***"
 
 
+def test_a_sessions_attributes_are_redacted_once() -> None:
+    """What all spans of a conversation have is read for the first of them, and again when the caller changes it."""
+    seen: list[str] = []
+
+    def redact(text: str) -> str:
+        seen.append(text)
+        return hide(text)
+
+    own: dict[str, Any] = {"a": SECRET, "b": 1, "c": None}
+    with traced(redact=redact) as spans, ga.Session(attributes=own) as session:
+        for _ in range(3):
+            session.start_turn().start_tool("t").end()
+        assert seen.count(SECRET) == 1
+        for changed in ({"a": f"new {SECRET}"}, {"b": True}, {"d": "new"}):
+            own.update(changed)
+            session.start_turn().end()
+            ((name, value),) = changed.items()
+            assert spans.last().attributes[name] == ("new ***" if name == "a" else value)
+            assert type(spans.last().attributes[name]) is type(value)
+        own["e"] = ["one"]
+        session.start_turn().end()
+        own["e"].append(SECRET)
+        session.start_turn().end()
+        assert spans.last().attributes["e"] == ["one", "***"]
+
+
+def test_attributes_that_a_redactor_failed_on_are_shown_to_it_again() -> None:
+    """A redactor that fails once costs the attributes of one span."""
+    answers = iter([fails])
+    with traced(redact=lambda text: next(answers, hide)(text) if SECRET in text else text) as spans:
+        session = ga.Session(attributes={"a": SECRET})
+        session.start_turn().end()
+        session.start_turn().end()
+    assert [span.attributes["a"] for span in spans.spans] == [FAILED, "***"]
+
+
 def test_keys_and_words_of_the_callers_are_redacted() -> None:
     """Names of own attributes, and what looks like the conventions' words in parts that these do not know."""
     odd = {"type": "odd", "id": SECRET, "role": SECRET, "mime_type": SECRET, "modality": SECRET}

@@ -40,7 +40,9 @@ from ._texts import (
 Redact: TypeAlias = Callable[[str], str | None]
 
 PAUSED: Final = "[content dropped: the redactor is slow]"
-_NOTHING: Final = frozenset({None, "", FAILED, PAUSED})
+UNREAD: Final = frozenset({FAILED, PAUSED})
+"""What stands for a text that no redactor has read."""
+_NOTHING: Final = UNREAD | {None, ""}
 
 # A redactor runs on the caller's thread. What it takes for a text beyond this is time that an event loop stands still.
 SLOW_CALL: Final = 0.1

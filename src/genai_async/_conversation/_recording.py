@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import islice
+from operator import is_
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
 
 from msgspec.structs import astuple
@@ -11,7 +12,7 @@ from opentelemetry.trace import Span, Status, StatusCode
 
 from .._plain import Plain
 from . import _semconv as sc
-from ._content import Gate
+from ._content import UNREAD, Gate
 from ._copying import holdable
 from ._faults import FieldError, PartError, is_omitted, reason_of
 from ._fields import USAGE_KEYS, Field, count, text
@@ -35,6 +36,7 @@ _LONGEST_NAME: Final = 64
 _MOST_RECORDED: Final = 64
 # No redactor and no limit has anything to say of these.
 _FIXED: Final = frozenset({bool, int, float, type(None)})
+_FIXED_OR_TEXT: Final = _FIXED | {str}
 
 
 class Recording:
@@ -83,7 +85,7 @@ class Recording:
         if session is not None:
             attributes[sc.CONVERSATION_ID] = session.session_id
             if session.attributes is not None:
-                attributes = {**attributes, **self._own(session.attributes)}
+                attributes = {**attributes, **self._shared(session)}
         untouched = self._gate.untouched_length
         for key, value in known:
             if value is None:
@@ -96,6 +98,23 @@ class Recording:
         if own is not None:
             attributes = {**attributes, **self._own(own)}
         return attributes
+
+    def _shared(self, session: Session) -> dict[str, Any]:
+        """The session's attributes as they may be recorded: checked for one span, and again where they have changed."""
+        attributes = cast("dict[str, Any]", session.attributes)
+        if not _is_dict(attributes) or len(attributes) > _MAX_OWN:
+            return self._own(attributes)
+        given = dict(attributes)
+        if session.kept_attributes is not None:
+            gate, before, found = session.kept_attributes
+            if gate is self._gate and _is_same(before, given):
+                return found
+        found = self._own(given)
+        # What was dropped is counted each time, a redactor may do better the next time, and a list may change.
+        is_plain = _FIXED_OR_TEXT.issuperset(map(type, given.values()))
+        if is_plain and len(found) == len(given) and UNREAD.isdisjoint(found.values()):
+            session.kept_attributes = self._gate, given, found
+        return found
 
     def _add_known(self, key: str, value: Any, attributes: dict[str, Any]) -> None:
         try:
@@ -340,3 +359,13 @@ class Recording:
     def _write_outcome(self, outcome: Outcome, attributes: dict[str, Any]) -> None:
         attributes[sc.ERROR_TYPE] = outcome.error_type
         self._span.set_status(Status(StatusCode.ERROR, outcome.text or None))
+
+
+def _is_dict(value: object) -> bool:
+    return type(value) is dict
+
+
+def _is_same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether they hold the very same objects: what is equal can be another type, and comparing is the objects' code."""
+    is_same = len(one) == len(other) and all(map(is_, one, other))
+    return is_same and all(map(is_, one.values(), other.values()))

@@ -80,6 +80,7 @@ class Session(TaskOwner):
         "capture_content",
         "continue_trace",
         "is_ended",
+        "kept_attributes",
         "roots",
     )
 
@@ -107,6 +108,8 @@ class Session(TaskOwner):
         self.continue_trace: bool = continue_trace
         self._gate: Gate | None = None
         self._gate_runtime: Runtime | None = None
+        self.kept_attributes: tuple[Gate, dict[str, Any], dict[str, Any]] | None = None
+        """What a gate has made of the attributes: the gate, what they were, and what of them may be recorded."""
         self.roots: dict[SpanHandle, None] = {}
         """The open handles that stand under none of this session that is open: the session keeps those."""
         self._let_go: dict[weakref.ref[SpanHandle], None] = {}
