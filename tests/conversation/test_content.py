@@ -1019,3 +1019,40 @@ def test_a_call_that_ends_while_its_turn_is_written() -> None:
     assert {"gen_ai.input.messages", "gen_ai.output.messages"} <= set(found)
     assert not {"calls", "pieces"} & set(found)
     assert spans.faults == {}
+
+
+class Counted:
+    """An object that counts how often it is asked for its text."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.asked = 0
+
+    def __str__(self) -> str:
+        self.asked += 1
+        return "x" * self.size
+
+
+class CountedModel(Counted):
+    """A model of an SDK that counts how often it is dumped."""
+
+    def model_dump(self, **_: Any) -> dict[str, Any]:
+        self.asked += 1
+        return {"text": "x" * self.size, "rows": [1] * 5000}
+
+
+@pytest.mark.parametrize("redact", [None, hide])
+@pytest.mark.parametrize("size", [10, 10_000, 100_000, 1_500_000, 10_000_000])
+@pytest.mark.parametrize("kind", [Counted, CountedModel])
+def test_a_values_own_code_runs_twice_at_most(kind: type[Counted], size: int, redact: Any) -> None:
+    """An object that is recorded is asked what it says once, or twice where it stands in something else."""
+    with traced(redact=redact) as spans:
+        one, within, said = kind(size), kind(size), kind(size)
+        ga.start_tool("t").record(result=one).end()
+        assert one.asked == 1
+        assert spans.last().attributes["gen_ai.tool.call.result"].count("x") > size // 5
+        ga.start_tool("t", arguments={"a": [within]}).end()
+        assert within.asked <= 2
+        call = ga.ToolCallPart("t", arguments={"a": said})
+        ga.start_llm("m", provider_name="p", input_messages=[ga.Message("assistant", [call])]).end()
+        assert said.asked <= 2

@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from ._copying import Copier
-from ._encoding import as_dict, encoded_within, readable
+from ._encoding import Reader, as_dict, encoded_within, readable
 from ._faults import FieldError
 from ._messages import (
     NAMED_PARTS,
@@ -33,6 +33,7 @@ _Dict: TypeAlias = Mapping[str, Any]
 
 # JSON that is longer is not decoded, and copied only as far as `Copier` goes.
 _MAX_JSON_BYTES: Final = 256 * 1024
+_SHORT_BYTES: Final = 4096
 # What an attribute holds, with room for the rest.
 MAX_MEDIA: Final = MAX_CONTENT_BYTES * 7 // 8
 _MAX_BYTES: Final = MAX_CONTENT_BYTES // 2  # what base64 makes of it fits, with room for the rest
@@ -83,19 +84,17 @@ def _flat(part: Part) -> Part:
 
 def copied(value: object) -> Any:
     """A copy that nobody else holds; the caller may go on changing what was given."""
-    if type(value) in _PLAIN_PARTS or _is_short(value):
-        try:
-            return msgspec.to_builtins(value, enc_hook=readable, str_keys=True)
-        except (TypeError, ValueError, OverflowError):
-            pass  # such as a key that is no text
-    return Copier().copy(value, is_message=isinstance(value, msgspec.Struct))
-
-
-def _is_short(value: object) -> bool:
+    reader: Reader | None = None
     try:
-        return encoded_within(value, _MAX_JSON_BYTES) is not None
+        is_short = type(value) in _PLAIN_PARTS or encoded_within(value, _SHORT_BYTES) is not None
+        if not is_short:
+            reader = Reader()
+            is_short = encoded_within(value, _MAX_JSON_BYTES, reader=reader) is not None
+        if is_short:
+            return msgspec.to_builtins(value, enc_hook=readable if reader is None else reader.read, str_keys=True)
     except (TypeError, ValueError, OverflowError):
-        return False  # what is not quite JSON is looked at by the copier
+        pass  # what is not quite JSON, such as a key that is no text
+    return Copier(reader=reader).copy(value, is_message=isinstance(value, msgspec.Struct))
 
 
 def _generic(value: _Dict) -> Part:

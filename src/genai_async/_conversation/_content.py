@@ -19,7 +19,7 @@ from .._errors import ConfigurationError
 from .._loop import is_in_loop
 from ._copying import Copier
 from ._cutting import shrink
-from ._encoding import encoded_within, own_method
+from ._encoding import Reader, encoded_small, encoded_within, own_method
 from ._faults import Faults
 from ._semconv import IDENTIFIERS
 from ._texts import (
@@ -143,6 +143,7 @@ class Gate:
 
     def _json(self, value: object, is_message: bool) -> str | None:
         encoded: bytes | bytearray | None = None
+        reader: Reader | None = None
         if self.redact is not None:
             copier = self._copier()
             value = copier.copy(value, is_message, is_outermost=True)
@@ -150,10 +151,13 @@ class Gate:
                 encoded = encoded_within(value, self.limit_bytes)
         elif not isinstance(value, str) or len(value) <= self.limit_bytes:
             try:
-                encoded = encoded_within(value, self.limit_bytes)
+                encoded = encoded_small(value, self.limit_bytes)
+                if encoded is None:
+                    reader = Reader()
+                    encoded = encoded_within(value, self.limit_bytes, reader=reader)
             except (UnicodeEncodeError, OverflowError, TypeError, ValueError):
                 encoded = None  # what is not quite JSON, such as a lone surrogate, becomes so in a copy
-        encoded = encoded or shrink(value, self.limit_bytes, is_message=is_message)
+        encoded = encoded or shrink(value, self.limit_bytes, is_message=is_message, reader=reader)
         if encoded is None:
             self._faults.drop("content that no limit leaves room for", f"{self.limit_bytes} bytes hold no JSON")
             return None
@@ -184,12 +188,13 @@ class Gate:
         if self.redact is not None:
             # Whatever the span would turn into text must be text here.
             value = copier.copy(value, is_message=False, name=name)
+        reader = Reader()
         try:
-            if not copier.has_cut and encoded_within(value, self.limit_bytes) is not None:
+            if not copier.has_cut and encoded_within(value, self.limit_bytes, reader=reader) is not None:
                 return value
         except (TypeError, ValueError, OverflowError):
             pass  # what is not quite JSON becomes so when it is cut
-        cut = shrink(value, self.limit_bytes, is_message=False)
+        cut = shrink(value, self.limit_bytes, is_message=False, reader=reader)
         return None if cut is None else msgspec.json.decode(cut)
 
     def identifier(self, value: Any) -> Any:

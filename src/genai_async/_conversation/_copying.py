@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from ._encoding import MAPPINGS, MAX_VALUES, encoded_within, encoder, readable
+from ._encoding import MAPPINGS, MAX_VALUES, Reader, encoded_within, encoder, readable
 from ._messages import NAMED_PARTS, Message
 from ._texts import (
     FAILED,
@@ -81,9 +81,19 @@ class Copier:
         text_length: How many characters of a text are looked at.
         on_text: Replaces each text and long number, keys of mappings too, except for the words of the conventions.
         reads_names: Whether `on_text` is told the names of what stands in mappings.
+        reader: What reads the objects in the value, if some of them were read before.
     """
 
-    __slots__ = ("_on_text", "_reads_names", "_structure_bytes", "_text_length", "_values", "has_cut", "used_bytes")
+    __slots__ = (
+        "_on_text",
+        "_reader",
+        "_reads_names",
+        "_structure_bytes",
+        "_text_length",
+        "_values",
+        "has_cut",
+        "used_bytes",
+    )
 
     def __init__(
         self,
@@ -93,12 +103,14 @@ class Copier:
         on_text: Replace | None = None,
         *,
         reads_names: bool = False,
+        reader: Reader | None = None,
     ) -> None:
         self._values = values
         self._structure_bytes = structure_bytes
         self._text_length = text_length
         self._on_text = on_text
         self._reads_names = reads_names
+        self._reader = reader
         self.used_bytes: int = 0
         self.has_cut: bool = False
         """Whether the copy has a `Head` in it."""
@@ -243,10 +255,12 @@ class Copier:
             return self._mapping(_fields_of(value), is_message)
         if issubclass(type(value), MAPPINGS):
             return self._mapping(value, is_message)
-        # Sets, data classes, models and so on can only be taken as a whole.
-        if encoded_within(value, MAX_CONTENT_BYTES) is None:
-            return f"[{type(value).__name__}, truncated]"
-        plain = msgspec.to_builtins(value, enc_hook=readable, str_keys=True, builtin_types=(bytes, bytearray))
+        # Sets and data classes can only be taken as a whole, and of a model what it says.
+        reader = self._reader = self._reader or Reader()
+        if encoded_within(value, MAX_CONTENT_BYTES, reader=reader) is None:
+            said = reader.said(value)
+            return f"[{type(value).__name__}, truncated]" if said is None else self.copy(said, is_message, name=name)
+        plain = msgspec.to_builtins(value, enc_hook=reader.read, str_keys=True, builtin_types=(bytes, bytearray))
         return self.copy(plain, is_message, name=name)
 
     def _said(self, media: object, mime_type: object) -> str | None:

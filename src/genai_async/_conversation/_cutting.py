@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Final, cast
 
 from ._copying import Copier, note_like
-from ._encoding import MAX_VALUES, encoded_within, encoder
+from ._encoding import MAX_VALUES, Reader, encoded_within, encoder
 from ._texts import TEXT_BYTES, Head, shorten
 
 _SMALLEST_STRUCTURE: Final = 32
@@ -17,7 +17,9 @@ _MOST_ESCAPES: Final = 3
 _GUESS_BYTES: Final = 4096
 
 
-def shrink(value: object, limit_bytes: int, *, is_message: bool = True) -> bytes | bytearray | None:
+def shrink(
+    value: object, limit_bytes: int, *, is_message: bool = True, reader: Reader | None = None
+) -> bytes | bytearray | None:
     """JSON text of a value within `limit_bytes`: the longest strings are cut first, the structure stays.
 
     If the structure alone is too large, what stands first in the outermost list goes, and of anything else what stands
@@ -25,7 +27,7 @@ def shrink(value: object, limit_bytes: int, *, is_message: bool = True) -> bytes
     """
     room, values = limit_bytes, MAX_VALUES
     while True:
-        copier = Copier(values, room, limit_bytes)
+        copier = Copier(values, room, limit_bytes, reader=reader)
         value = copier.copy(value, is_message, is_outermost=True)
         found = _with_shorter_texts(value, limit_bytes, limit_bytes - copier.used_bytes)
         if found is not None:

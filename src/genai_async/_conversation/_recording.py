@@ -366,6 +366,6 @@ def _is_dict(value: object) -> bool:
 
 
 def _is_same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether they hold the very same objects: what is equal can be another type, and comparing is the objects' code."""
+    """Whether they hold the very same objects: what is equal may be of another type."""
     is_same = len(one) == len(other) and all(map(is_, one, other))
     return is_same and all(map(is_, one.values(), other.values()))
