@@ -676,6 +676,26 @@ def test_the_newest_messages_stay(spans: Traced) -> None:
     assert [message["parts"][0]["content"] for message in rest] == [str(1000 - len(rest) + n) for n in range(len(rest))]
 
 
+@pytest.mark.parametrize("as_parts", [False, True])
+def test_of_many_structures_as_many_stay_as_have_room(as_parts: bool) -> None:
+    """Of a history full of tables the newest are recorded whole, and the others neither copied nor walked."""
+    results = [{"type": "tool_result", "tool_use_id": str(n), "content": {"rows": rows(4_000)}} for n in range(300)]
+    messages = (
+        [{"role": "user", "content": results}] if as_parts else [{"role": "user", "content": [it]} for it in results]
+    )
+    with traced() as spans:
+        took = paces(lambda: ga.start_llm("m", provider_name="p", input_messages=messages).end(), tries=1)
+    text = spans.last().attributes["gen_ai.input.messages"]
+    found = json.loads(text)
+    assert took < 300
+    if as_parts:
+        assert found[0]["parts"][0]["id"] == "0"
+        return
+    assert 0.9 * MAX_CONTENT_BYTES < len(text) <= MAX_CONTENT_BYTES
+    assert "[300 items" in found[0]["parts"][0]["content"]
+    assert [message["parts"][0]["id"] for message in found[1:]] == [str(n) for n in range(301 - len(found), 300)]
+
+
 def rows(count: int) -> list[dict[str, Any]]:
     return [{"id": number, "price": number * 1.5, "name": "a name"} for number in range(count)]
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar, cast
 
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind
@@ -87,11 +87,12 @@ class Agent(SpanHandle, TaskOwner):
         """Add a user's message to what the agent was asked."""
         if not self._may_record("a message"):
             return self
-        asked: list[Message] | tuple[Message, ...] = self._waiting.get(sc.INPUT_MESSAGES, ())
+        asked: Sequence[Message] = self._waiting.get(sc.INPUT_MESSAGES, ())
         if type(text) is str and 0 < len(asked) < _MOST_ASKED:
-            if not isinstance(asked, list):
+            if type(asked) is not list:
                 asked = self._waiting[sc.INPUT_MESSAGES] = list(asked)
-            asked.append(Message.user(text))  # what is there is not checked and copied for each message anew
+            # What is there is not checked and copied for each message anew.
+            cast("list[Message]", asked).append(Message.user(text))
         else:
             self._put("input_messages", [*asked, Message.user(text)])
         return self

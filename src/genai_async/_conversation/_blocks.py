@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from ._copying import Copier
-from ._encoding import Reader, as_dict, encoded_within, readable
+from ._encoding import Reader, as_dict, encoded_within, encoder, readable
 from ._faults import FieldError
 from ._messages import (
     NAMED_PARTS,
@@ -95,6 +95,20 @@ def copied(value: object) -> Any:
     except (TypeError, ValueError, OverflowError):
         pass  # what is not quite JSON, such as a key that is no text
     return Copier(reader=reader).copy(value, is_message=isinstance(value, msgspec.Struct))
+
+
+def structure_bytes(part: Part) -> int:
+    """How long the JSON of a part is that is more than a text: so much of it was copied."""
+    if isinstance(part, ToolCallPart | ToolCallResponsePart):
+        held: object = part.arguments if isinstance(part, ToolCallPart) else part.response
+    else:
+        held = part
+    if not isinstance(held, dict | list):
+        return 0
+    try:
+        return len(encoder.encode(held))
+    except (TypeError, ValueError, OverflowError):
+        return 0  # what is not quite JSON
 
 
 def _generic(value: _Dict) -> Part:

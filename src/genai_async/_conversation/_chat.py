@@ -7,13 +7,24 @@ stays as it was. A value of no known shape raises `FieldError`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 
-from ._blocks import MAX_MEDIA, PARTS, RESULT_ENDING, copied, function_call, inlined, plain, wire_part
+from ._blocks import (
+    MAX_MEDIA,
+    PARTS,
+    RESULT_ENDING,
+    copied,
+    function_call,
+    inlined,
+    plain,
+    structure_bytes,
+    wire_part,
+)
+from ._copying import CutList
 from ._encoding import as_dict
 from ._faults import FieldError, PartError, each, reason_of, whole
 from ._messages import (
@@ -30,6 +41,7 @@ from ._messages import (
     UriPart,
 )
 from ._outcome import class_name
+from ._texts import MAX_CONTENT_BYTES
 
 MessageLike: TypeAlias = Message | str | Mapping[str, Any] | Dumps
 MessagesLike: TypeAlias = MessageLike | Iterable[MessageLike]
@@ -41,6 +53,7 @@ _Dict: TypeAlias = Mapping[str, Any]
 # What is taken of one value, on the caller's thread: messages and parts together, and tools.
 _MAX_PARTS: Final = 3_000
 _MAX_TOOLS: Final = 1_000
+_FEW_PARTS: Final = 5  # whose size is looked at afterwards, with that of the message
 # How far an iterator of messages, which may have no end, is read for its last ones.
 _MAX_READ: Final = 30_000
 
@@ -61,17 +74,17 @@ _TELLING: Final = frozenset(
 _CALL_LISTS: Final = ("tool_calls", "invalid_tool_calls")
 
 
-def to_input_messages(value: object) -> tuple[Message, ...]:
+def to_input_messages(value: object) -> Sequence[Message]:
     """What goes to the model: a plain string is the user's."""
     return to_messages(value, "user")
 
 
-def to_output_messages(value: object) -> tuple[Message, ...]:
+def to_output_messages(value: object) -> Sequence[Message]:
     """What came from the model: a plain string is the assistant's."""
     return to_messages(value, "assistant")
 
 
-def to_messages(value: object, role: str) -> tuple[Message, ...]:
+def to_messages(value: object, role: str) -> Sequence[Message]:
     """Messages from one message or an iterable of them; plain strings get `role`."""
     if type(value) is list or type(value) is tuple:
         return _newest(cast("list[object]", value), role)
@@ -82,15 +95,14 @@ def to_messages(value: object, role: str) -> tuple[Message, ...]:
     return _newest(list(islice(cast(Iterable[object], value), _MAX_READ)), role)
 
 
-def _newest(items: list[object], role: str) -> tuple[Message, ...]:
+def _newest(items: list[object], role: str) -> Sequence[Message]:
     """Messages from the last items; where there are too many, the first one says so."""
     found: list[Message] = []
     reasons: list[str] = []
-    left, room = _MAX_PARTS, MAX_MEDIA
+    left, room, structures = _MAX_PARTS, MAX_MEDIA, MAX_CONTENT_BYTES
     for item in reversed(items):
-        if left <= 0:
-            found.append(Message.system(_missing(items)))
-            break
+        if left <= 0 or structures <= 0:
+            return _cut(found, items, reasons)
         left -= 1
         try:
             message = _checked(item) if type(item) is Message else _to_message(item, role)
@@ -106,9 +118,18 @@ def _newest(items: list[object], role: str) -> tuple[Message, ...]:
                 parts, room = inlined(message.parts, room)
                 message = msgspec.structs.replace(message, parts=parts)
                 break
+            if type(part) is not TextPart:
+                structures -= structure_bytes(part)
         found.append(message)
     found.reverse()
     return whole(tuple(found), found, reasons)
+
+
+def _cut(newest: list[Message], items: list[object], reasons: list[str]) -> Sequence[Message]:
+    found = CutList([*newest, Message.system(_missing(items))])
+    found.total = len(items)  # or whoever cuts more of it would take the note for one of them
+    found.reverse()
+    return whole(found, found, reasons)
 
 
 def to_instructions(value: object) -> tuple[Part, ...]:
@@ -204,8 +225,29 @@ def _from_dict(value: _Dict, role: str) -> Message:
 
 
 def _message(role: str, parts: Iterable[object], name: str | None, finish_reason: str | None = None) -> Message:
-    found, reasons = each(wire_part, _bounded(parts))
+    given = _bounded(parts)
+    found, reasons = each(wire_part, given) if len(given) < _FEW_PARTS else _first(given)
     return whole(Message(role, tuple(found), name, finish_reason), found, reasons)
+
+
+def _first(parts: Collection[object]) -> tuple[list[Part], list[str]]:
+    """The first parts, and as many structures as an attribute holds."""
+    room = MAX_CONTENT_BYTES
+
+    def wired(part: object) -> Part:
+        nonlocal room
+        found = wire_part(part)
+        room -= structure_bytes(found)
+        return found
+
+    def within() -> Iterator[object]:
+        for part in parts:
+            if room <= 0:
+                yield TextPart(_missing(parts))
+                return
+            yield part
+
+    return each(wired, within())
 
 
 def _role_of(value: _Dict, role: str) -> str:

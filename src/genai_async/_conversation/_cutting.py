@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, cast
 
-from ._copying import Copier, note_like
+from ._copying import Copier, CutList, note_like
 from ._encoding import MAX_VALUES, Reader, encoded_within, encoder
 from ._texts import TEXT_BYTES, Head, shorten
 
@@ -25,10 +25,14 @@ def shrink(
     If the structure alone is too large, what stands first in the outermost list goes, and of anything else what stands
     last. None where not even the smallest value of this kind has room.
     """
-    room, values = limit_bytes, MAX_VALUES
+    room, values, given = limit_bytes, MAX_VALUES, value
     while True:
         copier = Copier(values, room, limit_bytes, reader=reader)
         value = copier.copy(value, is_message, is_outermost=True)
+        if is_message and values == MAX_VALUES and type(value) is CutList and not copier.has_cut:
+            newest = _newest(cast("Sequence[Any]", given), limit_bytes, more_than=len(value))
+            if newest is not None:
+                return newest
         found = _with_shorter_texts(value, limit_bytes, limit_bytes - copier.used_bytes)
         if found is not None:
             return found
@@ -36,6 +40,28 @@ def shrink(
             break
         room, values = room // 2, values // 2
     return next((rest for rest in map(encoder.encode, _rests(value)) if len(rest) <= limit_bytes), None)
+
+
+def _newest(items: Sequence[Any], limit_bytes: int, more_than: int) -> bytes | None:
+    """As many of the last messages as have room, each whole; None where they are not more than so many.
+
+    Written in one go, a message costs little: of those with large structures many more have room than can be walked.
+    """
+    total = items.total if isinstance(items, CutList) else len(items)
+    note = encoder.encode(note_like(items[-1], f"[{total} items, truncated]"))
+    room = limit_bytes - len(note) - len("[,]")
+    found: list[bytes | bytearray] = []
+    for item in reversed(items[1:] if isinstance(items, CutList) else items):
+        try:
+            encoded = encoded_within(item, room)
+        except (TypeError, ValueError, OverflowError):
+            break  # what is not quite JSON
+        if encoded is None:
+            break
+        room -= len(encoded) + 1
+        found.append(encoded)
+    found.append(note)
+    return b"[" + b",".join(reversed(found)) + b"]" if len(found) > more_than else None
 
 
 def _with_shorter_texts(value: Any, limit_bytes: int, room: int) -> bytes | bytearray | None:
