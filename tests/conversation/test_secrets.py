@@ -464,3 +464,24 @@ def test_a_redactor_of_names_must_be_plain() -> None:
 
     with pytest.raises(ga.ConfigurationError, match="redact"), traced(redact=Wrong()):
         pass
+
+
+def test_names_in_a_table_are_read_once() -> None:
+    """A redactor is asked about a name in each row of a table once for the whole of it."""
+    seen: list[str] = []
+
+    class Redactor:
+        def __call__(self, text: str) -> str:
+            seen.append(text)
+            return text
+
+        def named(self, name: str, text: str) -> str:
+            seen.append(f"{name}: {text}")
+            return "***" if name == "pin" else text
+
+    table = [{"pin": number, "count": number, "said": "text"} for number in range(100)]
+    with traced(redact=Redactor()) as spans:
+        ga.start_tool("t").record(result=table).end()
+    assert spans.json("gen_ai.tool.call.result") == [{**row, "pin": "***"} for row in table]
+    assert [seen.count(text) for text in ("pin", "count", "said", "pin: x", "count: x")] == [1] * 5
+    assert seen.count("said: text") == 100

@@ -85,6 +85,8 @@ class Copier:
     """
 
     __slots__ = (
+        "_hidden",
+        "_keys",
         "_on_text",
         "_reader",
         "_reads_names",
@@ -111,6 +113,9 @@ class Copier:
         self._on_text = on_text
         self._reads_names = reads_names
         self._reader = reader
+        # Keys come again in each row of a table.
+        self._keys: dict[str, str] = {}
+        self._hidden: dict[str, str | None] = {}
         self.used_bytes: int = 0
         self.has_cut: bool = False
         """Whether the copy has a `Head` in it."""
@@ -214,11 +219,19 @@ class Copier:
         if on_text is None or not self._reads_names:
             return self.copy(item, is_message=False)
         name = name_of(key)
-        found = hidden(item, on_text, name)
+        if item is None or isinstance(item, str | bool):
+            return self.copy(item, is_message=False, name=name)
+        if name not in self._hidden:
+            self._hidden[name] = hidden(item, on_text, name)
+        found = self._hidden[name]
         return self.copy(item, is_message=False, name=name) if found is None else self._counted(found)
 
     def _key(self, key: str) -> str:
-        found = shorten(changed(key, self._on_text, LONGEST_KEY), LONGEST_KEY)
+        found = self._keys.get(key)
+        if found is None:
+            found = shorten(changed(key, self._on_text, LONGEST_KEY), LONGEST_KEY)
+            if type(key) is str:
+                self._keys[key] = found
         self.used_bytes += len(found) + 4
         return found
 
