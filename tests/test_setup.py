@@ -489,6 +489,39 @@ def test_a_protocol_that_is_not_spoken(monkeypatch: pytest.MonkeyPatch, caplog: 
     assert "grpc" in caplog.text
 
 
+_UNUSABLE = {
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4317",
+    "OTEL_EXPORTER_OTLP_HEADERS": "no header",
+    "OTEL_EXPORTER_OTLP_CERTIFICATE": "/no/such/file",
+}
+
+
+@pytest.mark.parametrize("variable", _UNUSABLE)
+@pytest.mark.parametrize("off", ["OTEL_SDK_DISABLED=true", "OTEL_TRACES_EXPORTER=none", "OTEL_TRACES_EXPORTER=zipkin"])
+def test_what_is_off_reads_no_variables_of_export(monkeypatch: pytest.MonkeyPatch, variable: str, off: str) -> None:
+    """Turning tracing off works where a variable of the exporter cannot; options in the code are still checked."""
+    monkeypatch.setenv(variable, _UNUSABLE[variable])
+    with pytest.raises(ga.ConfigurationError):
+        ga.tracing()
+    monkeypatch.setenv(*off.split("="))
+    tracing = ga.configure()
+    one_turn()
+    assert tracing.shutdown().complete
+    with pytest.raises(ga.ConfigurationError, match=r"^timeout:"):
+        ga.tracing(timeout=0)
+
+
+@pytest.mark.parametrize("variable", _UNUSABLE)
+def test_a_provider_that_is_joined_has_the_variables(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """Beside a provider with exporters of its own the variables of export are those exporters' affair."""
+    monkeypatch.setenv(variable, _UNUSABLE[variable])
+    own = Own()
+    tracing = ga.configure(tracer_provider=own.provider)
+    one_turn()
+    assert tracing.shutdown().complete
+    assert own.names == ["invoke_agent bot"]
+
+
 @pytest.mark.anyio
 async def test_resource_detectors(monkeypatch: pytest.MonkeyPatch) -> None:
     """Detectors that the environment names are asked."""

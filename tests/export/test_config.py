@@ -66,6 +66,29 @@ def test_batches_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.schedule_delay, found.max_batch_spans, found.timeout) == (0.25, 7, 10.0)
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "0"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "-1"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "nan"),
+        ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "inf"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "deflate"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "-5"),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "0"),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1.5"),
+    ],
+)
+def test_what_the_environment_cannot_mean(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A number out of range or a word that is not known is told and ignored there, as the specification has it."""
+    expected = ExportConfig.resolve()
+    monkeypatch.setenv(variable, value)
+    assert ExportConfig.resolve() == expected
+    assert caplog.text.count(variable) == 1
+
+
 def test_headers_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are a list of pairs, percent-encoded; passed headers take their place."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "X-Key = a%20b=c , ,other=1")

@@ -18,6 +18,7 @@ from .._conversation._texts import MAX_CONTENT_BYTES
 from .._errors import ConfigurationError
 from ..export import ExportConfig, ExportOptions
 from ..export._config import DeliveryOptions
+from ..export._config import check as check_delivery
 from ._providers import limit_of
 
 if TYPE_CHECKING:
@@ -69,6 +70,11 @@ def check(given: Mapping[str, Any]) -> None:
             raise ConfigurationError(f"{name}: cannot be a {type(value).__name__}")
 
 
+def is_disabled() -> bool:
+    """Whether the environment turns everything off."""
+    return _env.flag("OTEL_SDK_DISABLED")
+
+
 def gate_of(given: Mapping[str, Any], faults: Faults, foreign: trace.TracerProvider | None) -> Gate:
     """The content gate, with a size that the provider's spans leave whole."""
     redact = checked_redactor(given.get("redact"))
@@ -106,10 +112,12 @@ def export_config_of(given: Mapping[str, Any], *, is_joining: bool) -> ExportCon
         for name in _named_exporters() - _KNOWN_EXPORTERS:
             _logger.warning("OTEL_TRACES_EXPORTER names %r, which is not known here", name)
     options = {name: value for name, value in given.items() if name in ExportConfig.__struct_fields__}
-    config = ExportConfig.resolve(**cast(Any, options))
     wished = any(name in given for name in _EXPORT_WISHES)
-    if not wished and (is_joining or "otlp" not in _named_exporters()):
+    if is_disabled() or not (wished or (not is_joining and "otlp" in _named_exporters())):
+        # The environment's are for others, or for nobody: whoever turns tracing off may do so because of them.
+        check_delivery(options)
         return None
+    config = ExportConfig.resolve(**cast(Any, options))
     if _env.text("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL") == "grpc":
         _logger.warning("OTEL_EXPORTER_OTLP_PROTOCOL is grpc, but spans leave as http/json")
     return config

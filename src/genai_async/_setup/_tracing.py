@@ -16,7 +16,6 @@ import anyio
 from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor
 
-from .. import _env
 from .._conversation._faults import Faults
 from .._conversation._processor import ConversationProcessor, RedactingProcessor
 from .._conversation._runtime import Delivery, Runtime
@@ -24,7 +23,7 @@ from .._errors import ClosedError, ConfigurationError
 from .._loop import is_cancellation, load
 from .._tracer import Provider
 from ..export import ExportConfig, ExportStats, FlushResult
-from ._options import TracingOptions, check, export_config_of, exporters_to_stdout, gate_of, warn_of_unused
+from ._options import TracingOptions, check, export_config_of, exporters_to_stdout, gate_of, is_disabled, warn_of_unused
 from ._providers import SCOPE, existing_provider, own_provider, seat_in, set_ups, tracer_of
 
 if TYPE_CHECKING:
@@ -267,7 +266,7 @@ class Tracing:
 
     def _install(self) -> None:
         self._has_begun = True
-        if _env.flag("OTEL_SDK_DISABLED"):
+        if is_disabled():
             return
         capture = None if self._is_capture else set_ups.capture()
         if capture is not None:

@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, parse_qsl, quote, quote_plus, unquote, url
 
 import msgspec
 
-from .._env import integer, number, text
+from .._env import integer, number, text, word
 from .._errors import ConfigurationError
 from ._retry import RetryPolicy
 from ._stats import Drop
@@ -42,6 +42,7 @@ _NUMERIC = "0123456789."
 # Shorter words of a header's value are no secrets, and masking them would leave little to read.
 _SHORTEST_WORD = 4
 _OWN_HEADERS = frozenset({"content-type", "content-encoding", "content-length", "transfer-encoding", "host"})
+_COMPRESSIONS = ("gzip", "none")
 _FILES = ("certificate", "client_key", "client_certificate")
 
 
@@ -141,7 +142,7 @@ class ExportConfig(msgspec.Struct, frozen=True, kw_only=True):
         _check_directory("spool", self.spool)
         for name in ("max_queue_bytes", "max_batch_bytes", "max_batch_spans", "max_requests", "max_spool_bytes"):
             _check_count(name, getattr(self, name))
-        if self.compression not in ("gzip", "none"):  # no set: what is compared may have no hash
+        if self.compression not in _COMPRESSIONS:  # no set: what is compared may have no hash
             raise ConfigurationError('compression: must be "gzip" or "none"')
         for name in _FILES:
             _check_file(name, getattr(self, name))
@@ -160,17 +161,15 @@ class ExportConfig(msgspec.Struct, frozen=True, kw_only=True):
 
         A passed `endpoint` is a base URL, to which `/v1/traces` is appended unless its path ends in it, and so is
         `OTEL_EXPORTER_OTLP_ENDPOINT`; `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` is used as it is. Timeouts in the
-        environment are seconds, as in OpenTelemetry Python; `OTEL_BSP_SCHEDULE_DELAY` is milliseconds.
+        environment are seconds, as in OpenTelemetry Python; `OTEL_BSP_SCHEDULE_DELAY` is milliseconds. Numbers and
+        words there that cannot work are logged and ignored, as the specification asks for; endpoints, headers and
+        files have no meaning that they could fall back to.
 
         Raises:
-            ConfigurationError: An option or variable cannot work, or there is no such option.
+            ConfigurationError: An option cannot work, or an endpoint, a header or a file in the environment; or there
+                is no such option.
         """
-        given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-        if unknown := given.keys() - set(cls.__struct_fields__):
-            raise ConfigurationError(f"{min(unknown)}: no such option")
-        if "endpoint" in given:
-            given["endpoint"] = _with_path(given["endpoint"], "endpoint")
-        return cls(**{**_from_environment(), **given})
+        return cls(**{**_from_environment(), **_given(options)})
 
     def with_credentials(self) -> Self:
         """The same with user and password of the endpoint moved into an `Authorization` header."""
@@ -207,6 +206,15 @@ class ExportConfig(msgspec.Struct, frozen=True, kw_only=True):
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
+def check(options: Mapping[str, Any]) -> None:
+    """Refuse options that cannot work, whatever the environment says.
+
+    Raises:
+        ConfigurationError: An option cannot work, or there is no such option.
+    """
+    ExportConfig(**_given(options))
+
+
 def _forms(text: str) -> tuple[str, ...]:
     """A text as it is and as it may be quoted in a URL."""
     plain = unquote(text)
@@ -228,18 +236,27 @@ def _basic_pair(value: str) -> tuple[str, ...]:
     return pair, user, password
 
 
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    given = {name: value for name, value in options.items() if value is not None}
+    if unknown := given.keys() - set(ExportConfig.__struct_fields__):
+        raise ConfigurationError(f"{min(unknown)}: no such option")
+    if "endpoint" in given:
+        given["endpoint"] = _with_path(given["endpoint"], "endpoint")
+    return given
+
+
 def _from_environment() -> dict[str, Any]:
     delay = number("OTEL_BSP_SCHEDULE_DELAY")
     found = {
         "endpoint": _endpoint_from_environment(),
         "headers": _headers_from_environment(),
-        "timeout": number(*_names("TIMEOUT")),
-        "compression": (text(*_names("COMPRESSION")) or "").lower() or None,
+        "timeout": number(*_names("TIMEOUT"), positive=True),
+        "compression": word(*_names("COMPRESSION"), known=_COMPRESSIONS),
         "certificate": text(*_names("CERTIFICATE")),
         "client_key": text(*_names("CLIENT_KEY")),
         "client_certificate": text(*_names("CLIENT_CERTIFICATE")),
         "schedule_delay": None if delay is None else delay / 1000,
-        "max_batch_spans": integer("OTEL_BSP_MAX_EXPORT_BATCH_SIZE"),
+        "max_batch_spans": integer("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", least=1),
     }
     return {name: value for name, value in found.items() if value is not None}
 
