@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import io
 import os
 import subprocess
 import sys
@@ -929,3 +931,130 @@ def test_lines_of_otlp_as_exporter() -> None:
     spans = [span for line in done.stdout.splitlines() for span in decode_request(line.encode())]
     assert [span.name for span in spans] == ["execute_tool t", "invoke_agent bot"]
     assert spans[0].resource["service.name"] == "s"
+
+
+_TO_STDOUT = ["otlp/stdout", "console"]
+
+
+@pytest.mark.parametrize("exporter", _TO_STDOUT)
+@pytest.mark.anyio
+async def test_the_standard_output_is_in_the_books(
+    monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes], exporter: str
+) -> None:
+    """What is written there is delivered, in order and after what the program has printed."""
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", exporter)
+    async with ga.tracing() as tracing:
+        sys.stdout.write("before\n")
+        turns = [one_turn(name) for name in "abc"]
+        assert await turns[-1].delivered(timeout=10)
+        assert (await tracing.flush(timeout=10)).complete
+        assert tracing.stats().delivered == 3
+    told = capsysbinary.readouterr().out.decode()
+    assert told.startswith("before\n")
+    places = [told.index(f"invoke_agent {name}") for name in "abc"]
+    assert places == sorted(places)
+
+
+def test_the_console_beside_another_exporter(
+    monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """The books are then those of what leaves over the network, and both are closed in the end."""
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp,otlp/stdout")
+    sink = Sink()
+    tracing = ga.configure(transport=sink, redact=lambda text: "", redact_others=True)
+    one_turn()
+    tracing.provider.get_tracer("theirs").start_span("secret").end()
+    assert tracing.shutdown(timeout=10).delivered == 2
+    assert len(sink.names) == 2
+    told = capsysbinary.readouterr().out
+    assert told.count(b'"spanId"') == 2
+    assert b"secret" not in told
+
+
+def test_the_console_is_for_people(monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    """`console` writes attributes by their names, whatever they hold, in UTF-8."""
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
+    tracing = ga.configure()
+    span = tracing.provider.get_tracer("theirs").start_span("x")
+    span.set_attributes({"text": "ü", "number": 2**40, "list": [1.5, 2.5], "map": {"a": {"b": True}}, "none": [None]})  # type: ignore[dict-item]
+    span.add_event("e", {"k": b"v"})
+    span.end()
+    tracing.shutdown()
+    told = capsysbinary.readouterr().out
+    shown = msgspec.json.decode(told)
+    assert "ü" in told.decode()
+    attributes = {"text": "ü", "number": 2**40, "list": [1.5, 2.5], "map": {"a": {"b": True}}, "none": [None]}
+    assert shown["attributes"] == attributes
+    assert shown["events"][0]["attributes"] == {"k": "dg=="}
+
+
+def test_a_standard_output_of_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream of text in its place, as in a notebook, gets text."""
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp/stdout")
+    page = io.StringIO()
+    with contextlib.redirect_stdout(page):
+        tracing = ga.configure()
+        one_turn("ü")
+        assert tracing.shutdown().delivered == 1
+    assert decode_request(page.getvalue().encode())[0].name == "invoke_agent ü"
+
+
+_BUSY = """
+    import sys
+    import anyio
+    import genai_async as ga
+    async def main():
+        async with ga.tracing(shutdown_timeout=float(sys.argv[1])) as tracing:
+            for number in range(400):
+                with ga.Session() as session, session.start_turn("é" * 300):
+                    pass
+        stats = tracing.stats()
+        sys.stderr.write(f"{stats.ended} {stats.delivered + stats.dropped_total}\\n")
+    anyio.run(main)
+"""
+
+
+def busy(exporter: str, timeout: float = 30, **environment: str) -> subprocess.Popen[bytes]:
+    """A program that writes more to the standard output than a pipe holds."""
+    variables = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(_BUSY), str(timeout)],
+        env={**variables, "OTEL_TRACES_EXPORTER": exporter, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+@pytest.mark.parametrize("exporter", _TO_STDOUT)
+def test_a_standard_output_that_nobody_reads(exporter: str) -> None:
+    """A reader that pauses holds up neither the program nor its end, and what it has not read is counted."""
+    with busy(exporter, 0.2) as process:
+        assert process.wait(50) == 0
+        assert process.stdout is not None
+        assert process.stderr is not None
+        told = process.stderr.read().decode().splitlines()
+    assert told[0].startswith("spans dropped: shutdown (")
+    assert told[1:] == ["400 400"]
+
+
+@pytest.mark.parametrize("exporter", _TO_STDOUT)
+def test_a_standard_output_whose_reader_has_gone(exporter: str) -> None:
+    """That is told once, and the spans are counted as dropped."""
+    with busy(exporter) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.wait(50) == 0
+        told = process.stderr.read().decode().splitlines()
+    assert len(told) == 2
+    assert "OutputGoneError" in told[0]
+    assert told[1] == "400 400"
+
+
+@pytest.mark.parametrize("exporter", _TO_STDOUT)
+def test_a_standard_output_with_another_encoding(exporter: str) -> None:
+    """The lines are UTF-8 all the same."""
+    with busy(exporter, PYTHONIOENCODING="ascii") as process:
+        told, complaints = process.communicate(timeout=50)
+    assert told.decode().count("é" * 300) == 400
+    assert complaints == b"400 400\n"

@@ -2,8 +2,9 @@
 
 # No annotations from the future here: the options' types would be compiled one by one.
 import logging
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final, cast
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
@@ -21,9 +22,6 @@ from ..export._config import DeliveryOptions
 from ..export._config import check as check_delivery
 from ._providers import limit_of
 
-if TYPE_CHECKING:
-    from opentelemetry.sdk.trace.export import SpanExporter
-
 _logger = logging.getLogger("genai_async")
 
 _CAPTURE: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
@@ -34,6 +32,8 @@ _KNOWN_EXPORTERS: Final = frozenset({"otlp", "otlp/stdout", "console", "none"})
 _PROVIDERS_OWN: Final = frozenset({"service_name", "resource", "sampler", "id_generator"})
 # Any of these says that our own exporter is wanted, also beside a provider that has exporters of its own.
 _EXPORT_WISHES: Final = ("endpoint", "transport", "spool")
+# What an exporter to the standard output has use for, too.
+_ANY_EXPORTERS: Final = ("max_queue_bytes", "shutdown_timeout", "on_drop")
 
 
 class TracingOptions(DeliveryOptions, total=False):
@@ -127,15 +127,14 @@ def _named_exporters() -> set[str]:
     return {name.strip() for name in (_env.text("OTEL_TRACES_EXPORTER") or "otlp").split(",")}
 
 
-def exporters_to_stdout() -> "Iterator[SpanExporter]":
-    """What the environment wants on the standard output."""
-    # Loaded when they are named only.
-    names = _named_exporters()
-    if "console" in names:
-        from opentelemetry.sdk.trace.export import ConsoleSpanExporter
+def stdout_configs_of(given: Mapping[str, Any]) -> list[Callable[[], ExportConfig]]:
+    """What tells how exporters are to write to the standard output, as far as the environment wants that."""
+    names = _named_exporters() & {"console", "otlp/stdout"}
+    options = {name: given[name] for name in _ANY_EXPORTERS if name in given}
+    return [] if is_disabled() else [partial(_stdout_config, name, options) for name in sorted(names)]
 
-        yield ConsoleSpanExporter()
-    if "otlp/stdout" in names:
-        from ..export._stdout import LineExporter
 
-        yield LineExporter()
+def _stdout_config(name: str, options: Mapping[str, Any]) -> ExportConfig:
+    from ..export._stdout import lines, output, pages
+
+    return output(pages if name == "console" else lines, options)

@@ -6,7 +6,7 @@ import atexit
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import count
 from types import MappingProxyType, TracebackType
@@ -22,8 +22,8 @@ from .._conversation._runtime import Delivery, Runtime
 from .._errors import ClosedError, ConfigurationError
 from .._loop import is_cancellation, load
 from .._tracer import Provider
-from ..export import ExportConfig, ExportStats, FlushResult
-from ._options import TracingOptions, check, export_config_of, exporters_to_stdout, gate_of, is_disabled, warn_of_unused
+from ..export import ExportStats, FlushResult
+from ._options import TracingOptions, check, export_config_of, gate_of, is_disabled, stdout_configs_of, warn_of_unused
 from ._providers import SCOPE, existing_provider, own_provider, seat_in, set_ups, tracer_of
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ _LAST_STEPS: Final = 50
 # What is loaded once there is a set-up: for replies that are recorded whole, to send, and to keep on disk.
 _RECORDING: Final = ("genai_async._conversation._chunks",)
 _SENDING: Final = (*_RECORDING, "genai_async.export._exporter", "genai_async.export._processor")
+_PRINTING: Final = (*_SENDING, "genai_async.export._host", "genai_async.export._stdout")
 _SPOOLING: Final = (*_SENDING, "genai_async.export._spool", "genai_async.export._store")
 
 
@@ -102,6 +103,8 @@ class Tracing:
             warn_of_unused(given)
         self._gate = gate_of(given, self._faults, foreign)
         self._config = export_config_of(given, is_joining=foreign is not None)
+        # Where a provider is joined, its owner decides what else there is.
+        self._to_stdout = [] if foreign is not None else stdout_configs_of(given)
         self._owns_provider = foreign is None
         self._provider: trace.TracerProvider = foreign or own_provider(given)
         self._redacts_others = bool(given.get("redact_others"))
@@ -110,6 +113,8 @@ class Tracing:
         # Both are made where the set-up begins, as what sends takes a few milliseconds to load.
         self._exporter: Exporter | None = None
         self._export_processor: SpanProcessor | None = None
+        # Those beside the one that keeps the books.
+        self._others: list[tuple[Exporter, ThreadHost]] = []
         self._result: FlushResult | None = None
         self._has_begun = False
         # A capture takes the spans of all the set-ups that begin inside of it.
@@ -169,11 +174,13 @@ class Tracing:
             self._uninstall()
             # The exporter gives everybody who closes it the same result, also those who come while it is closing.
             result = _NOTHING_TOLD if self._exporter is None else await self._exporter.aclose(timeout)
+            for other, host in self._others:
+                await other.aclose(max(deadline - time.monotonic(), 0))
+                await _joined(host, deadline)
             if self._owns_provider:
                 await _bounded(self._shutdown_provider, max(deadline - time.monotonic(), _FAREWELL))
             if self._host is not None:
-                left = max(deadline - time.monotonic(), _FAREWELL)
-                await _bounded(partial(self._host.join, left), left)
+                await _joined(self._host, deadline)
             self._result = result
         return self._result
 
@@ -191,6 +198,9 @@ class Tracing:
         deadline = self._deadline(timeout)
         self._uninstall()
         result = _NOTHING_TOLD if self._exporter is None else self._exporter.shutdown(timeout)
+        for other, host in self._others:
+            other.shutdown(max(deadline - time.monotonic(), 0))
+            host.join(max(deadline - time.monotonic(), _FAREWELL))
         if result.complete or (self._exporter is not None and self._exporter.is_closed):
             self._result = result
             if self._owns_provider:
@@ -220,13 +230,12 @@ class Tracing:
             raise RuntimeError("configure() has begun this Tracing; `async with` takes one of tracing()")
         if self._has_begun or self._result is not None:
             raise RuntimeError("a Tracing can be entered once")
-        config = self._config
-        await load(*(_RECORDING if config is None else _SENDING if config.spool is None else _SPOOLING))
+        await load(*self._needed())
         self._install()
         # For a block that the interpreter's exit finds open: its loop has stopped, or runs in a daemon thread.
         atexit.register(self.shutdown)
         self._group = await anyio.create_task_group().__aenter__()
-        if self._exporter is not None:
+        if self._exporter is not None and self._host is None:
             try:
                 with anyio.CancelScope(shield=True):
                     await self._group.start(self._export, name="genai_async export")
@@ -234,6 +243,13 @@ class Tracing:
                 await self.__aexit__(None, None, None)
                 raise
         return self
+
+    def _needed(self) -> Iterable[str]:
+        """The modules that a set-up like this one loads."""
+        if self._config is None:
+            return _PRINTING if self._to_stdout else _RECORDING
+        spooling = _SPOOLING if self._config.spool is not None else _SENDING
+        return {*spooling, *_PRINTING} if self._to_stdout else spooling
 
     async def _export(self, *, task_status: TaskStatus[None]) -> None:
         # Nothing comes between the two: once the block begins, the exporter knows which loop it sends from.
@@ -273,8 +289,7 @@ class Tracing:
             self._provider, self._owns_provider = capture.provider, False
             return
         if self._runtime is None:
-            if self._config is not None:
-                self._make_exporter(self._config)
+            self._make_exporters()
             tracer = tracer_of(self._provider)
             self._join_provider()
             delivery: Delivery = _ProviderDelivery(self) if self._exporter is None else self._exporter
@@ -294,14 +309,29 @@ class Tracing:
             if not self._owns_provider:
                 seat_in(self._provider).remove(self._export_processor)
 
-    def _make_exporter(self, config: ExportConfig) -> None:
-        from ..export import Exporter, ExportProcessor
+    def _make_exporters(self) -> None:
+        if self._config is not None:
+            from ..export import Exporter
 
-        self._exporter = Exporter(config)
-        processor = ExportProcessor(self._exporter)
-        self._export_processor = processor
-        if self._redacts_others:
-            self._export_processor = RedactingProcessor(processor, SCOPE, self._gate, self._faults)
+            self._exporter = Exporter(self._config)
+        for config_of in self._to_stdout:
+            from ..export import Exporter, ThreadHost
+
+            # In any case on a thread of its own, as writing waits for whoever reads.
+            exporter, host = Exporter(config_of()), ThreadHost()
+            host.start(exporter)
+            if self._exporter is None:
+                self._exporter, self._host = exporter, host
+            else:
+                self._others.append((exporter, host))
+        if self._exporter is not None:
+            self._export_processor = self._processor_of(self._exporter)
+
+    def _processor_of(self, exporter: Exporter) -> SpanProcessor:
+        from ..export import ExportProcessor
+
+        processor = ExportProcessor(exporter)
+        return RedactingProcessor(processor, SCOPE, self._gate, self._faults) if self._redacts_others else processor
 
     def _join_provider(self) -> None:
         if not self._owns_provider:
@@ -314,15 +344,13 @@ class Tracing:
         provider.add_span_processor(ConversationProcessor(SCOPE))
         if self._export_processor is not None:
             provider.add_span_processor(self._export_processor)
-        for exporter in exporters_to_stdout():
-            from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-
-            provider.add_span_processor(SimpleSpanProcessor(exporter))
+        for exporter, _ in self._others:
+            provider.add_span_processor(self._processor_of(exporter))
 
     def _deadline(self, timeout: float | None) -> float:
         """Until when all of a closing may take, on the monotonic clock."""
-        if timeout is None and self._config is not None:
-            timeout = self._config.shutdown_timeout
+        if timeout is None and self._exporter is not None:
+            timeout = self._exporter.config.shutdown_timeout
         return math.inf if timeout is None else time.monotonic() + timeout
 
     def _flush_provider(self) -> bool:
@@ -378,6 +406,12 @@ _NOTHING_EXPORTED: Final = ExportStats(
 
 async def _in_thread(func: Callable[[], Any]) -> Any:
     return await anyio.to_thread.run_sync(func, abandon_on_cancel=True)
+
+
+async def _joined(host: ThreadHost, deadline: float) -> None:
+    """Wait for a thread that has been told to end."""
+    left = max(deadline - time.monotonic(), _FAREWELL)
+    await _bounded(partial(host.join, left), left)
 
 
 async def _bounded(func: Callable[[], Any], timeout: float) -> None:

@@ -15,7 +15,7 @@ Takes spans of any OpenTelemetry SDK provider. Reasons for drops:
 | `spool_full` | were to be written when `max_spool_bytes` was used up |
 | `spool_expired` | waited on disk for more than `max_spool_age` |
 | `spool_corrupt` | could not be read from disk again |
-| `unsendable` | cannot be put into an HTTP request |
+| `unsendable` | cannot be put into an HTTP request, or nobody reads the standard output |
 """
 
 from __future__ import annotations
