@@ -20,7 +20,7 @@ from tests.pace import Lateness
 
 import genai_async as ga
 from genai_async.export import FlushResult
-from genai_async.testing import Collector
+from genai_async.testing import Collector, Slow
 
 from .programs import run, started
 
@@ -86,6 +86,30 @@ anyio.run(main, backend={backend!r})
     else:
         assert ("mine" if "mine" in ending else "KeyboardInterrupt") in done.stderr.splitlines()[-1]
         assert "ExceptionGroup" not in done.stderr
+
+
+def test_a_second_ctrl_c_while_closing() -> None:
+    """Who has no patience with a collector that hangs leaves the block at once; the interpreter's exit still sends."""
+    program = """
+import asyncio
+async def main():
+    async with ga.tracing(endpoint=url, schedule_delay=60, shutdown_timeout=20) as tracing:
+        turns(3)
+        def insist():
+            while not tracing.stats().in_flight:  # the end of the block has begun to send
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGINT)
+        threading.Thread(target=insist, daemon=True).start()
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(100)
+try:
+    asyncio.run(main())
+except KeyboardInterrupt:
+    print("left")
+"""
+    with Collector([Slow(accept=100)]) as collector:
+        assert run(program, collector.endpoint).stdout == "left\n"
+        _once(collector, 3)
 
 
 def test_asyncio_run_that_leaves_a_task(collector: Collector) -> None:

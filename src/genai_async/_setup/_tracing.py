@@ -182,6 +182,8 @@ class Tracing:
             if self._host is not None:
                 await _joined(self._host, deadline)
             self._result = result
+            # Not before: a second Ctrl-C may break off the closing, and then the interpreter's exit is what ends it.
+            atexit.unregister(self.shutdown)
         return self._result
 
     def shutdown(self, timeout: float | None = None) -> FlushResult:
@@ -203,6 +205,7 @@ class Tracing:
             host.join(max(deadline - time.monotonic(), _FAREWELL))
         if result.complete or (self._exporter is not None and self._exporter.is_closed):
             self._result = result
+            atexit.unregister(self.shutdown)
             if self._owns_provider:
                 self._shutdown_provider()
         if self._host is not None:
@@ -303,7 +306,6 @@ class Tracing:
             set_ups.enter(self)
 
     def _uninstall(self) -> None:
-        atexit.unregister(self.shutdown)
         if self._runtime is not None:
             set_ups.leave(self)
             if not self._owns_provider:
