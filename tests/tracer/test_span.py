@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import gc
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -44,8 +45,24 @@ def tracer(*processors: SpanProcessor, **options: Any) -> trace.Tracer:
     return provider.get_tracer("scope")
 
 
-def start(**options: Any) -> Any:
-    return tracer(**options).start_span("span")
+def start(*, start_time: int | None = None, **options: Any) -> Any:
+    return tracer(**options).start_span("span", start_time=start_time)
+
+
+def test_no_span_ends_before_it_began(caplog: pytest.LogCaptureFixture) -> None:
+    """Where the clock has been set back meanwhile, a span has no duration rather than a negative one, and that is told.
+
+    Times that were given stay as they are.
+    """
+    ahead = time.time_ns() + 10**12
+    for _ in range(2):
+        span = start(start_time=ahead)
+        span.end()
+        assert (span.start_time, span.end_time) == (ahead, ahead)
+    assert caplog.text.count("before it began") == 1
+    span = start(start_time=7)
+    span.end(5)
+    assert (span.start_time, span.end_time) == (7, 5)
 
 
 def test_a_span_is_of_the_kinds_that_other_libraries_ask_for() -> None:

@@ -175,7 +175,12 @@ class Span(Record, sdk.Span):  # type: ignore[override]
         except AttributeError:
             warn("Calling end() on an ended span.")
             return
-        self._end_time = time_ns() if end_time is None else end_time
+        if end_time is None:
+            end_time = time_ns()
+            if end_time < self._start_time:  # somebody has set the clock back, or the start lies ahead
+                end_time = self._start_time
+                once("a span would end before it began, and is recorded without a duration")
+        self._end_time = end_time
         self._fix_values()
         processors = self._tracer.processors
         if processors.ending:
