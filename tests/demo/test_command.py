@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -202,3 +203,74 @@ def test_collect_shows_what_comes() -> None:
         process.terminate()
     assert process.returncode == 0
     assert line.split() == ["1" * 32, "0.0", "ms", "UNSET", "chat", "m"]
+
+
+@pytest.mark.parametrize("given", ["/dev/null", __file__, None])
+def test_collect_ends_with_an_input_that_is_none(given: str | None) -> None:
+    """A file, nothing or no stream at all in the place of the input is at its end at once."""
+    command = shlex.join([*COMMAND, "collect", "--port=0", "--until-eof"])
+    redirected = "<&-" if given is None else f"< {shlex.quote(given)}"
+    done = subprocess.run(["sh", "-c", f"{command} {redirected}"], capture_output=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_collect_reads_its_input_to_the_end() -> None:
+    """What comes in before the end is not the end."""
+    command = [*COMMAND, "collect", "--port=0", "--until-eof"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        endpoint = process.stdout.readline().decode().strip()
+        process.stdin.write(b"not yet")
+        process.stdin.flush()
+        for _ in range(5):
+            assert httpx.post(f"{endpoint}/v1/traces", json=one_span("x")).status_code == 200
+        process.communicate(timeout=20)
+    assert process.returncode == 0
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")  # noqa: PTH110
+def test_collect_ends_when_it_cannot_keep_what_comes() -> None:
+    """A disk that is full is told, and the request is not taken, so that its sender keeps it."""
+    command = [*COMMAND, "collect", "--port=0", "--json-lines=/dev/full"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        endpoint = process.stdout.readline().decode().strip()
+        with pytest.raises(httpx.TransportError):
+            httpx.post(f"{endpoint}/v1/traces", json=one_span("x"))
+        _, told = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert told.decode().splitlines() == ["cannot write to /dev/full: [Errno 28] No space left on device"]
+
+
+def test_collect_ends_when_its_reader_has_gone() -> None:
+    """Nobody sees what comes any more, so nothing is taken."""
+    with subprocess.Popen([*COMMAND, "collect", "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stderr
+        endpoint = process.stdout.readline().decode().strip()
+        process.stdout.close()
+        with pytest.raises(httpx.TransportError):
+            httpx.post(f"{endpoint}/v1/traces", json=one_span("x"))
+        assert process.wait(20) == 1
+        assert process.stderr.read() == b""
+
+
+def test_collect_shows_names_as_text() -> None:
+    """What controls a terminal or looks like another line is escaped, whatever the encoding of the output."""
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    with subprocess.Popen([*COMMAND, "collect", "--port=0"], stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout
+        endpoint = process.stdout.readline().decode().strip()
+        httpx.post(f"{endpoint}/v1/traces", json=one_span("\x1b[2Jü\nline\u202e"))
+        told = process.stdout.readline().decode()
+        process.terminate()
+    assert told.endswith("UNSET  \\x1b[2J\\xfc\\nline\\u202e\n")
+
+
+@pytest.mark.parametrize("stream", [1, 2])
+def test_a_command_without_a_stream(stream: int, tmp_path: Path) -> None:
+    """A stream that was closed before the start is as good as one that nobody sees."""
+    command = shlex.join([*COMMAND, "replay", "--dry-run", str(tmp_path)])
+    done = subprocess.run(["sh", "-c", f"{command} {stream}>&-"], capture_output=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -154,7 +154,24 @@ def test_a_tree_may_be_drawn_or_indented(drawn: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["a\nb", "a\n  b", "- a", "├─ a", "  a", "a ", "", " ", "+1", "`a`", "a\u2028b", "'- a'", "a - b", "a\\nb", "é"],
+    [
+        "a\nb",
+        "a\n  b",
+        "- a",
+        "├─ a",
+        "  a",
+        "a ",
+        "",
+        " ",
+        "+1",
+        "`a`",
+        "a\u2028b",
+        "'- a'",
+        "a - b",
+        "a\\nb",
+        "é",
+        "\x1b[2J",
+    ],
 )
 def test_any_name_can_be_read_from_a_drawn_tree(name: str) -> None:
     """A tree as it is drawn is the tree, whatever its spans are called."""
@@ -163,6 +180,13 @@ def test_any_name_can_be_read_from_a_drawn_tree(name: str) -> None:
     assert len(drawn.splitlines()) == 4
     assert_tree(spans, drawn)
     assert_tree(spans, "\n\n".join([f"    {line}" for line in drawn.splitlines()]))
+
+
+def test_no_name_steers_the_terminal() -> None:
+    """A tree shows what controls a terminal as text."""
+    with pytest.raises(AssertionError) as caught:
+        assert_tree([span(1, "\x1b[2J")], "other")
+    assert "\x1b" not in str(caught.value)
 
 
 def test_a_wrong_tree_is_shown_beside_the_right_one() -> None:

@@ -10,8 +10,9 @@ from typing import Protocol
 from .._conversation._semconv import ERROR_TYPE
 from ._record import SpanRecord
 
-__all__ = ["Branch", "Node", "draw", "forest", "label", "parse"]
+__all__ = ["Branch", "Node", "draw", "escaped", "forest", "label", "parse"]
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _GUIDES = re.compile(r"[\s│├└─|`+-]*")
 
 
@@ -46,12 +47,19 @@ class Line:
     children: list[Line] = field(default_factory=list["Line"])
 
 
+def escaped(text: str) -> str:
+    """A text of other people's as a terminal may show it: one line, and nothing that steers the terminal."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 def label(span: SpanRecord) -> str:
     """The span in one line: its name, and what went wrong; in quotes where that would not be read as one line."""
     text = span.name
     if span.status == "ERROR":
         text = f"{text} ! {span.attributes.get(ERROR_TYPE) or span.status_message or 'error'}"
-    is_plain = text.splitlines() == [text.rstrip()] and not _guides_of(text)
+    is_plain = text.splitlines() == [text.rstrip()] and not _guides_of(text) and not _CONTROL.search(text)
     return text if is_plain else repr(text)
 
 
