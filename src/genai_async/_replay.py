@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+import stat
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from shutil import copyfileobj
+from tempfile import TemporaryFile
 from typing import BinaryIO
 
 import anyio
 
 from ._errors import ConfigurationError
 from ._progress import Progress
+from ._testing._tree import escaped
 from .export import ExportConfig, Exporter, ExportStats
 from .export._line import look
 
@@ -47,6 +52,32 @@ class Survey:
         return not self.malformed and not self.torn and not self.foreign and not self.unreadable
 
 
+class Source:
+    """A file that is read twice, to look and to send; what can be read once only, like a pipe, is copied."""
+
+    def __init__(self, path: Path, stack: ExitStack) -> None:
+        self.path = path
+        self._stack = stack
+        self._copy: BinaryIO | None = None
+
+    def open(self) -> AbstractContextManager[BinaryIO]:
+        """Its content from the beginning.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        if self._copy is None:
+            file = self.path.open("rb")
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return file
+            with file:
+                copy = self._stack.enter_context(TemporaryFile())  # noqa: SIM115
+                copyfileobj(file, copy)
+            self._copy = copy
+        self._copy.seek(0)
+        return nullcontext(self._copy)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command."""
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a file, or a directory of .jsonl files")
@@ -65,10 +96,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Send the files; 1 if anything in them was not delivered, 2 if nothing was tried."""
-    missing = [path for path in arguments.paths if not path.exists()]
-    for path in missing:
-        _say(f"{path}: no such file")
-    if missing:
+    if missing := list(_missing(arguments.paths)):
+        _say("\n".join(missing))
         return 2
     try:
         config = ExportConfig.resolve(
@@ -80,17 +109,22 @@ def run(arguments: argparse.Namespace) -> int:
     except ConfigurationError as exc:
         _say(str(exc))
         return 2
-    files = list(_files(arguments.paths))
-    survey = _survey(files)
-    for line in _told(survey):
-        print(line)  # noqa: T201
-    if arguments.dry_run:
-        return 0 if survey.is_whole else 1
+    with ExitStack() as stack:
+        sources = [Source(path, stack) for path in _files(arguments.paths)]
+        survey = _survey(sources)
+        for line in _told(survey):
+            print(line)  # noqa: T201
+        if arguments.dry_run:
+            return 0 if survey.is_whole else 1
+        return _run(config, sources, survey, arguments.patience)
+
+
+def _run(config: ExportConfig, sources: Sequence[Source], survey: Survey, patience: float) -> int:
     foreign = {*survey.foreign, *survey.unreadable}
-    sendable = [path for path in files if path not in foreign]
+    sendable = [source for source in sources if source.path not in foreign]
     exporter = Exporter(config)
     try:
-        anyio.run(_replay, sendable, survey.spans, exporter, arguments.patience)
+        anyio.run(_replay, sendable, survey.spans, exporter, patience)
     finally:  # whoever interrupts it should know what the collector has
         for line in _outcome(exporter.stats(), survey.spans):
             print(line, flush=True)  # noqa: T201
@@ -108,39 +142,54 @@ def _headers(pairs: Sequence[str]) -> Mapping[str, str] | None:
     return {name.strip(): value.strip() for name, _, value in (pair.partition("=") for pair in pairs)} or None
 
 
-def _files(paths: Sequence[Path]) -> Iterator[Path]:
-    """Each file once: those given, and the `.jsonl` files in directories."""
-    seen: set[Path] = set()
+def _missing(paths: Sequence[Path]) -> Iterator[str]:
     for path in paths:
-        for file in sorted(path.glob("*.jsonl")) if path.is_dir() else [path]:
-            if (real := file.resolve()) not in seen:
+        try:
+            path.stat()
+        except FileNotFoundError:
+            yield f"{path}: no such file"
+        except OSError as exc:
+            yield f"{path}: cannot be read: {exc.strerror}"
+
+
+def _files(paths: Sequence[Path]) -> Iterator[Path]:
+    """Each file once: those given, and the `.jsonl` files in directories; one that may not be read is itself."""
+    seen: set[str] = set()
+    for path in paths:
+        try:
+            found = sorted(path.iterdir()) if path.is_dir() else [path]
+        except OSError:
+            found = [path]
+        for file in found:
+            is_meant = file is path or file.suffix == ".jsonl"
+            if is_meant and (real := os.path.realpath(file)) not in seen:
                 seen.add(real)
                 yield file
 
 
-def _survey(files: Sequence[Path]) -> Survey:
+def _survey(sources: Sequence[Source]) -> Survey:
     survey = Survey()
-    with Progress(len(files), "files checked") as progress:
-        for path in files:
-            _look(path, survey)
+    with Progress(len(sources), "files checked") as progress:
+        for source in sources:
+            _look(source, survey)
             progress.advance()
     return survey
 
 
-def _look(path: Path, survey: Survey) -> None:
+def _look(source: Source, survey: Survey) -> None:
     survey.files += 1
     lines, spans = Counter[bool](), Counter[bool]()
     try:
-        with path.open("rb") as file:
+        with source.open() as file:
             for line in _lines(file):
                 found = _count(line)
                 lines[found is not None] += 1
                 spans.update(found)
     except OSError:
-        survey.unreadable.append(path)
+        survey.unreadable.append(source.path)
         return
     if lines[False] and not lines[True]:
-        survey.foreign.append(path)
+        survey.foreign.append(source.path)
     else:
         survey.spans += spans[True]
         survey.malformed += spans[False]
@@ -165,14 +214,14 @@ def _count(line: bytes) -> Counter[bool] | None:
         return None
 
 
-async def _replay(files: Sequence[Path], spans: int, exporter: Exporter, patience: float) -> None:
+async def _replay(sources: Sequence[Source], spans: int, exporter: Exporter, patience: float) -> None:
     """Send what can be read, a stretch at a time, until all of it is settled or nothing has moved for too long."""
     async with anyio.create_task_group() as group:
         group.start_soon(exporter.run)
         try:
             with Progress(spans, "spans sent") as progress:
-                for path in files:
-                    if not await _send(path, exporter, progress, patience):
+                for source in sources:
+                    if not await _send(source, exporter, progress, patience):
                         break
                 else:
                     await _settle(exporter, progress, patience)
@@ -180,13 +229,13 @@ async def _replay(files: Sequence[Path], spans: int, exporter: Exporter, patienc
             await exporter.aclose(0)
 
 
-async def _send(path: Path, exporter: Exporter, progress: Progress, patience: float) -> bool:
+async def _send(source: Source, exporter: Exporter, progress: Progress, patience: float) -> bool:
     """Queue the spans of a file; false if the collector does not keep up at all."""
     try:
-        file = path.open("rb")
+        opened = source.open()
     except OSError:
         return True
-    with file:
+    with opened as file:
         for line in _lines(file):
             with suppress(ValueError):
                 exporter.accept_line(line)
@@ -222,9 +271,9 @@ def _told(survey: Survey) -> Iterator[str]:
     if survey.torn:
         yield f"{survey.torn:,} lines are torn or hold no traces"
     for path in survey.foreign:
-        yield f"{path}: holds no traces"
+        yield f"{escaped(str(path))}: holds no traces"
     for path in survey.unreadable:
-        yield f"{path}: cannot be read"
+        yield f"{escaped(str(path))}: cannot be read"
 
 
 def _outcome(stats: ExportStats, spans: int) -> Iterator[str]:

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from tests.exports import FAST, feed
@@ -79,6 +81,53 @@ def test_damage(collector: Collector, tmp_path: Path, capsys: pytest.CaptureFixt
         assert f"{name}.jsonl: holds no traces" in told
     assert "directory.jsonl: cannot be read" in told
     assert "empty" not in told
+
+
+@contextmanager
+def _nobody() -> Iterator[None]:
+    """As somebody who may not read everything."""
+    if is_root := os.geteuid() == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions of POSIX")
+def test_what_may_not_be_read(capsys: pytest.CaptureFixture[str]) -> None:
+    """A directory that does not let one look is not an empty one, and a file in it is told in one line."""
+    with TemporaryDirectory() as open_to_all:
+        Path(open_to_all).chmod(0o755)
+        spool = Path(open_to_all) / "theirs"
+        _spool(spool, 5)
+        segment = next(spool.glob("*.jsonl"))
+        spool.chmod(0)
+        with _nobody():
+            assert _replay(spool, "--dry-run") == 1
+            assert "theirs: cannot be read" in capsys.readouterr().out
+            assert _replay(segment, "--dry-run") == 2
+            assert "cannot be read: Permission denied" in capsys.readouterr().err
+        spool.chmod(0o700)
+
+
+def test_a_link_to_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not even a name that leads nowhere is a traceback."""
+    (tmp_path / "a.jsonl").symlink_to("a.jsonl")
+    assert _replay(tmp_path, "--dry-run") == 1
+    assert "a.jsonl: cannot be read" in capsys.readouterr().out
+    assert _replay(tmp_path / "a.jsonl", "--dry-run") == 2
+
+
+def test_a_pipe(collector: Collector, tmp_path: Path) -> None:
+    """What can be read once only, such as the output of another command, is sent all the same."""
+    ids = _spool(tmp_path, 1000, text="x" * 200)
+    command = [sys.executable, "-m", "genai_async", "replay", "/dev/stdin", "--endpoint", collector.endpoint]
+    files = b"".join(file.read_bytes() for file in tmp_path.glob("*.jsonl"))
+    done = subprocess.run(command, input=files, capture_output=True, timeout=50, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert collector.accepted == dict.fromkeys(ids, 1)
 
 
 def test_malformed_spans(collector: Collector, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
