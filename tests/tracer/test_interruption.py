@@ -58,9 +58,8 @@ class Interruption:
 
     def _passed(self) -> None:
         self._left -= 1
+        # Taking the function out from inside of it crashes the interpreter now and then: it just does nothing any more.
         if self.is_over:
-            sys.settrace(None)
-            sys.setprofile(None)
             self._action()
 
 
