@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
 import os
@@ -307,6 +308,22 @@ async def test_a_disk_that_fails(tmp_path: Path, kind: str, monkeypatch: pytest.
         assert await until(lambda: exporter.stats().delivered == 3)
         assert "spool" in (exporter.stats().last_error or "")
         assert balanced(exporter)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+async def test_a_file_system_without_locks(tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no lock can be had, as on some file systems of a network, spans are sent from memory, and no file stays."""
+
+    def flock(fd: int, operation: int) -> None:
+        raise OSError(number, "none")
+
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.setattr(fcntl, "flock", flock)
+    async with collector() as server, running(endpoint=server.url, spool=tmp_path) as exporter:
+        feed(exporter, 3)
+        assert await exporter.flush(5) == FlushResult(delivered=3, dropped={}, pending=0)
+        assert "no locks can be had: none" in (exporter.stats().last_error or "")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_lines_come_apart_as_they_were_put_together() -> None:

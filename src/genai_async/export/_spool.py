@@ -223,8 +223,13 @@ class Spool:
         """Our lock file, made and locked, or -1 if another process was faster."""
         path = self._lock_path(self._owner)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        if _lock(fd) and path.exists():
-            return fd
+        try:
+            if _lock(fd) and path.exists():
+                return fd
+        except OSError as exc:
+            os.close(fd)
+            path.unlink(missing_ok=True)
+            raise OSError(exc.errno, f"no locks can be had: {exc.strerror}") from exc
         os.close(fd)
         return -1
 
@@ -272,6 +277,8 @@ class Spool:
                 return False
             path.unlink(missing_ok=True)
             return True
+        except OSError:
+            return False
         finally:
             os.close(fd)
 
@@ -314,11 +321,12 @@ class Spool:
 
 
 def _lock(fd: int) -> bool:
+    """Whether nobody else holds the lock; an OSError where there are no locks, as on some file systems of a network."""
     if fcntl is None:
         return True
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
     return True
 

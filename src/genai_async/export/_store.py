@@ -206,4 +206,5 @@ class Store:
 
     def _break(self, exc: Exception) -> None:
         self._broken_until = time.monotonic() + _REPAIR_DELAY
-        self._troubles.report("spool", f"the spool cannot be used, spans stay in memory: {type(exc).__name__}")
+        cause = (isinstance(exc, OSError) and exc.strerror) or type(exc).__name__
+        self._troubles.report("spool", f"the spool cannot be used, spans stay in memory: {cause}")
