@@ -8,6 +8,7 @@ import zlib
 from collections import Counter
 from collections.abc import Awaitable
 from email.utils import formatdate
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -525,6 +526,30 @@ async def test_transports_that_raise(caplog: pytest.LogCaptureFixture) -> None:
         feed(exporter, 4)
         outcome = await exporter.flush(5)
         assert (outcome.delivered, dict(outcome.dropped)) == (1, {"unsendable": 3})
+        assert "spans cannot be sent (unsendable): UnsupportedProtocol" in caplog.text
+
+
+@pytest.mark.parametrize("has_spool", [False, True])
+@pytest.mark.parametrize("shortage", [MemoryError(), RuntimeError("can't start new thread"), OSError(24, "too many")])
+async def test_what_is_short_for_a_while(
+    shortage: Exception, has_spool: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Spans that cannot be sent for want of memory, threads or files are sent later, as nothing is wrong with them."""
+    raised = [shortage] * 6
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        if raised:
+            raise raised.pop()
+        return httpx.Response(200)
+
+    spool = tmp_path if has_spool else None
+    async with running(transport=httpx.MockTransport(handler), spool=spool, max_batch_spans=1) as exporter:
+        feed(exporter, 4)
+        assert await until(lambda: exporter.stats().delivered == 4)
+        assert balanced(exporter)
+        assert not exporter.stats().dropped
+    assert "refused" not in caplog.text
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_callback_that_fails() -> None:

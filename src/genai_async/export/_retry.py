@@ -13,7 +13,7 @@ import msgspec
 
 from .._errors import ConfigurationError
 
-__all__ = ["MAX_RETRY_AFTER", "Action", "RetryPolicy", "Verdict", "judge", "retry_after"]
+__all__ = ["MAX_RETRY_AFTER", "Action", "RetryPolicy", "Verdict", "failure", "judge", "retry_after"]
 
 MAX_RETRY_AFTER = 3600.0
 """Seconds; a server that asks for more, by error or malice, is asked again after this."""
@@ -39,6 +39,7 @@ class Verdict(msgspec.Struct, frozen=True):
         after: Seconds that the server asked to be left alone.
         rejected: Spans of a delivered batch that the collector refused.
         detail: What the other side said, for people; not to be trusted.
+        is_ours: Whether the failure is of this process, and no fault of the collector's.
     """
 
     action: Action
@@ -46,6 +47,7 @@ class Verdict(msgspec.Struct, frozen=True):
     after: float | None = None
     rejected: int = 0
     detail: str = ""
+    is_ours: bool = False
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +78,13 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
         # The exponent is held down because a float power raises OverflowError after weeks without a collector.
         grown = self.initial * self.multiplier ** min(failures - 1, 64)
         return min(grown, self.maximum) * (1 - self.jitter * chance)
+
+
+def failure(exc: Exception) -> Verdict:
+    """The decision on an error that is not the collector's: what is short now may be there later."""
+    is_short = isinstance(exc, (MemoryError, OSError)) or str(exc).startswith("can't start new thread")
+    action, reason = (Action.RETRY, "") if is_short else (Action.DROP, "unsendable")
+    return Verdict(action, reason, detail=type(exc).__name__, is_ours=True)
 
 
 def judge(status: int, header: str | None = None, now: float = 0.0) -> Verdict:

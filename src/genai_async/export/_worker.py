@@ -21,7 +21,7 @@ from ._buffer import Batch, Buffer
 from ._config import ExportConfig
 from ._pause import Pause
 from ._reply import SendError, verdict
-from ._retry import Action, Verdict
+from ._retry import Action, Verdict, failure
 from ._sender import Sender
 from ._split import smaller
 from ._stats import Drop
@@ -223,8 +223,8 @@ class Worker:
             with suppressed():
                 decided = await self._attempt(batch, sender)
                 parts = await sender.off_loop(smaller, batch) if decided.action is Action.SPLIT else []
-        except Exception as exc:  # ours or a transport's: such a batch would fail again and again
-            decided, parts = Verdict(Action.DROP, "unsendable", detail=type(exc).__name__), []
+        except Exception as exc:  # ours or a transport's
+            decided, parts = failure(exc), []
         except BaseException as exc:
             await _pass_own(exc)
             decided, parts = Verdict(Action.RETRY, detail="the request was cancelled"), []
@@ -249,7 +249,9 @@ class Worker:
                 transport = await sender.transport()
                 reply = await transport.post(content, sender.headers)
         except SendError as fault:
-            return Verdict(Action.RETRY if fault.is_retryable else Action.DROP, "unsendable", detail=fault.kind)
+            if fault.is_retryable:
+                return Verdict(Action.RETRY, detail=fault.kind)
+            return Verdict(Action.DROP, "unsendable", detail=fault.kind, is_ours=True)
         except TimeoutError:
             return Verdict(Action.RETRY, detail="timeout")
         if len(reply.raw) > _INLINE_REPLY_BYTES:
@@ -267,7 +269,12 @@ class Worker:
             chance = random.random()  # noqa: S311 (no secret)
             self._pause.fail(self._clock(), chance, after=decided.after, is_hurried=is_hurried)
             self.watches.tell_patient()
-            self._troubles.report("retry", f"{where} does not take spans, they are kept for later: {detail}", count)
+            kind, fault = (
+                ("shortage", "spans cannot be sent now")
+                if decided.is_ours
+                else ("retry", f"{where} does not take spans")
+            )
+            self._troubles.report(kind, f"{fault}, they are kept for later: {detail}", count)
             return
         self._pause.succeed()
         if parts:
@@ -281,7 +288,8 @@ class Worker:
         else:
             reason = "too_large" if decided.action is Action.SPLIT else decided.reason
             self._buffer.settle(batch, {reason: count})
-            self._troubles.report(reason, f"{where} refused spans for good ({reason}): {detail}", count)
+            fault = "spans cannot be sent" if decided.is_ours else f"{where} refused spans for good"
+            self._troubles.report(reason, f"{fault} ({reason}): {detail}", count)
 
     def leave(self) -> None:
         """The exporter is closed: say what was not said, and leave the directory of the spool."""
