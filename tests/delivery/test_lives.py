@@ -169,7 +169,7 @@ threads = [threading.Thread(target=thread, args=(n,)) for n in range(6)]
 print(sum(stats.delivered for stats in told), sum(stats.dropped.get("closed", 0) for stats in told))
 """
     done = run(program, collector.endpoint)
-    assert done.stderr == ""
+    assert all("spans dropped: closed" in line for line in done.stderr.splitlines())
     delivered, closed = map(int, done.stdout.split())
     assert delivered + closed == 30  # a span whose set-up closed before it ended is counted there
     _once(collector, delivered)

@@ -190,6 +190,26 @@ async def test_caps(tmp_path: Path) -> None:
         assert await until(lambda: len(_segments(tmp_path)) == 1)  # files go a moment after the books say so
 
 
+async def test_losses_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Each kind of loss is logged, and those by the spool are the latest trouble, as they say why."""
+    options: dict[str, Any] = {"endpoint": _NOWHERE, "spool": tmp_path, "max_batch_spans": 5}
+    async with running(**options, max_spool_bytes=6000) as exporter:
+        feed(exporter, 100)
+        assert await until(lambda: exporter.stats().dropped.get("spool_full"))
+        for path in _segments(tmp_path):
+            path.unlink()
+        assert await until(lambda: exporter.stats().dropped.get("spool_corrupt"))
+        assert await until(lambda: "spool" in (exporter.stats().last_error or ""))
+    feed(exporter, 1)
+    _leave(tmp_path, 5)
+    for path in _segments(tmp_path):
+        os.utime(path, (1, 1))
+    async with running(**options) as exporter:
+        assert await until(lambda: exporter.stats().dropped.get("spool_expired"))
+    told = {message.split(" (")[0] for message in caplog.messages if "dropped" in message}
+    assert told == {f"spans dropped: {reason}" for reason in ("spool_full", "spool_corrupt", "spool_expired", "closed")}
+
+
 async def test_damaged_and_foreign_files(tmp_path: Path) -> None:
     """Torn lines, corrupted segments and files of others are survived; what can be read is delivered."""
     owner = "0" * 16

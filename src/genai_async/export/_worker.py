@@ -39,6 +39,10 @@ __all__ = ["Worker"]
 
 # A thousand times as many may come out of an answer's compression, and so much takes about a millisecond.
 _INLINE_REPLY_BYTES = 1024
+# Reasons for drops that say why by themselves; and those that only follow from something else. Of all others it is
+# told where they arise.
+_CAUSES = {"spool_full", "spool_corrupt"}
+_TOLD_HERE = {"queue_full", "shutdown", "closed", "spool_expired", *_CAUSES}
 
 
 class Worker:
@@ -269,11 +273,9 @@ class Worker:
             chance = random.random()  # noqa: S311 (no secret)
             self._pause.fail(self._clock(), chance, after=decided.after, is_hurried=is_hurried)
             self.watches.tell_patient()
-            kind, fault = (
-                ("shortage", "spans cannot be sent now")
-                if decided.is_ours
-                else ("retry", f"{where} does not take spans")
-            )
+            kind, fault = "retry", f"{where} does not take spans"
+            if decided.is_ours:
+                kind, fault = "shortage", "spans cannot be sent now"
             self._troubles.report(kind, f"{fault}, they are kept for later: {detail}", count)
             return
         self._pause.succeed()
@@ -314,8 +316,8 @@ class Worker:
 
     def _tell_drops(self) -> None:
         for reason, count in self._buffer.untold().items():
-            if reason in {"queue_full", "shutdown"}:
-                self._troubles.report(reason, f"spans dropped: {reason}", count, is_cause=False)
+            if reason in _TOLD_HERE:
+                self._troubles.report(reason, f"spans dropped: {reason}", count, is_cause=reason in _CAUSES)
             if self._config.on_drop is not None:
                 with suppress(Exception):
                     self._config.on_drop(Drop(reason, count, self._troubles.latest or ""))
