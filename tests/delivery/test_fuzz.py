@@ -332,11 +332,13 @@ def _segments(directory: Path, count: int) -> Callable[[], object]:
             (directory / f"{number:016x}.lock").touch()
             (directory / f"{number:016x}-0000000001.jsonl").write_bytes(_LINE % (_SPAN % (1, 1 + number)) + b"\n")
         spool = Spool(directory)
-        found = spool.open()
+        spool.open()
+        found, _ = spool.take_over(math.inf)
         assert len(found) == count
         for segment in found:
             spool.add(segment)
-        while (load := spool.lift(10, 10**6)) is not None:
+        while spool.inherited.next is not None:
+            load = spool.lift(spool.inherited, 10, 10**6)
             spool.discard(load)
             spool.unlink(load.segments)
         spool.close()

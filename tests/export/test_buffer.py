@@ -182,7 +182,7 @@ def test_numbers_on_disk() -> None:
     inherited, *segments = _inherited(5), _segment(3), _segment(3), _segment(3)
     buffer.adopt(inherited)
     for segment in segments:
-        batch = buffer.take_fresh()
+        batch = buffer.take_unstowed()
         assert batch is not None
         buffer.stow(batch, segment)
     assert buffer.unsettled(0, 9) == 0

@@ -12,7 +12,7 @@ Takes spans of any OpenTelemetry SDK provider. Reasons for drops:
 | `partial_success` | were rejected by a collector that took the rest of their batch |
 | `too_large` | were larger than the collector allows, even alone and trimmed |
 | `response_too_large` | were answered with more than 4 MiB |
-| `spool_full` | were to be written when `max_spool_bytes` was used up |
+| `spool_full` | were to be written when `max_spool_bytes` was used up, and the collector took nothing |
 | `spool_expired` | waited on disk for more than `max_spool_age` |
 | `spool_corrupt` | could not be read from disk again |
 | `unsendable` | cannot be put into an HTTP request, or nobody reads the standard output |

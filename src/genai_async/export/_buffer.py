@@ -182,9 +182,18 @@ class Buffer:
                 return None
             return self._launch(batch)
 
-    def take_fresh(self) -> Batch | None:
-        """Spans that were never sent, now in flight to the disk."""
+    def has_unstowed(self) -> bool:
+        """Whether a batch waits to be sent once more that is not on disk."""
         with self._lock:
+            return any(batch.load is None for batch in self._returned)
+
+    def take_unstowed(self) -> Batch | None:
+        """Spans that are not on disk, now in flight to it: a batch that came back, or some that were never sent."""
+        with self._lock:
+            for batch in self._returned:
+                if batch.load is None:
+                    self._returned.remove(batch)
+                    return self._launch(batch)
             return self._launch(self._cut()) if self._queue else None
 
     def stow(self, batch: Batch, segment: Segment) -> bool:
@@ -192,7 +201,7 @@ class Buffer:
         with self._lock:
             if not self._land(batch):
                 return False
-            segment.first, segment.last = batch.first, batch.last
+            segment.first, segment.last, segment.attempts = batch.first, batch.last, batch.attempts
             self._hold(segment)
             self._books.memory_bytes -= batch.memory_bytes
             self._books.spooled += len(batch.spans)

@@ -102,7 +102,8 @@ class ExportConfig(msgspec.Struct, frozen=True, kw_only=True):
         retry: How long to leave a failing collector alone.
         spool: Directory in which spans are kept until they are delivered, so that they outlive the process. Several
             processes may share it. None keeps them in memory only.
-        max_spool_bytes: Disk that the spans of this process may take; beyond it they are dropped as `spool_full`.
+        max_spool_bytes: Disk that the spans of this process may take; beyond it they are sent from memory, and dropped
+            as `spool_full` while the collector takes nothing.
         max_spool_age: Seconds after which spans on disk are dropped as `spool_expired`.
         on_drop: Called with a `Drop` for spans that will not be delivered, by the task that sends. What it
             raises is ignored.

@@ -15,7 +15,7 @@ import anyio
 
 from .._loop import Signal
 
-__all__ = ["Disk", "outcome"]
+__all__ = ["Disk"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -23,6 +23,8 @@ _Call: TypeAlias = Callable[[], Callable[[], None]]
 """Does what is asked for, and gives back how to tell of it."""
 
 _LINGER = 10.0
+# So often within somebody's patience it is looked whether a call hangs: several may come back before one's own.
+_LOOKS = 4
 
 
 class Disk:
@@ -63,6 +65,19 @@ class Disk:
             self._work(0)
         return future
 
+    async def outcome(self, future: Future[_T], patience: float) -> _T:
+        """What a call has come to.
+
+        Raises:
+            TimeoutError: The call under way, this one or one before, has taken more than so many seconds, and goes on.
+        """
+        done = Signal()
+        future.add_done_callback(lambda _: done.set())
+        while not future.done() and not self.is_stuck(patience):
+            with anyio.move_on_after(patience / _LOOKS):
+                await done.wait()
+        return future.result(0)
+
     def end(self, func: Callable[[], None]) -> None:
         """Call `func` last: here, as it is quick, or after what is under way. Its errors are ignored."""
         self._is_over = True
@@ -88,19 +103,6 @@ class Disk:
                 return None
             self._since = time.monotonic()
             return self._calls.popleft()
-
-
-async def outcome(future: Future[_T], patience: float) -> _T:
-    """What a call has come to.
-
-    Raises:
-        TimeoutError: It has not come back within so many seconds, and goes on.
-    """
-    done = Signal()
-    future.add_done_callback(lambda _: done.set())
-    with anyio.move_on_after(patience):
-        await done.wait()
-    return future.result(0)
 
 
 def _call(future: Future[_T], func: Callable[[], _T]) -> Callable[[], None]:

@@ -1,9 +1,9 @@
 """Spans on disk until they are delivered, in the file format of OpenTelemetry: a TracesData in JSON per line.
 
 A process writes segments `<owner>-<number>.jsonl` and holds a lock on `<owner>.lock` while it lives. Whoever gets
-the lock of another owner knows that it is dead and renames its segments to his own; as a rename succeeds for one
-only, no segment has two owners. Nothing is synced to the platter: what is written outlives the process, not a
-failing machine. Files of other names are left alone.
+the lock of another owner knows that it is dead and renames its segments to his own, some at a time; as a rename
+succeeds for one only, no segment has two owners. Nothing is synced to the platter: what is written outlives the
+process, not a failing machine. Files of other names are left alone.
 """
 
 from __future__ import annotations
@@ -30,14 +30,17 @@ try:
 except ImportError:  # Windows: nobody can be told dead there, so what a process left waits for a directory's last user
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Load", "Segment", "Spool"]
+__all__ = ["Load", "Segment", "Spool", "Waiting", "disk_bytes"]
 
 # Others may write here, too: a link leads elsewhere, and opening a FIFO waits for whoever writes into it.
 _CAREFULLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
-_SEGMENT = re.compile(r"([0-9a-f]{16})-([0-9]{10})\.jsonl")
-_UNFINISHED = re.compile(r"([0-9a-f]{16})-([0-9]{10})\.part")
-_OURS = re.compile(r"([0-9a-f]{16})(-[0-9]{10}\.(jsonl|part)|\.lock)")
+_OURS = re.compile(r"[0-9a-f]{16}(-[0-9]{10}\.(jsonl|part)|\.lock)")
+
+_BLOCK_BYTES = 4096
+_PATIENCE = 4
+# So many files are read, or deleted, at once at most, lest the next ones to be written wait for long.
+_MAX_FILES = 100
 
 
 @dataclass(slots=True, eq=False)
@@ -86,11 +89,45 @@ class Load:
         return max(segment.attempts for segment in self.segments)
 
 
-class Spool:
-    """The segments of one process in a directory.
+class Waiting:
+    """Segments that wait to be sent, in this order, and how much is in them."""
 
-    `open`, `write`, `read`, `unlink` and `close` touch the disk: they block and raise OSError, and change nothing here,
-    so they may run in another thread. The others belong to the loop that sends.
+    __slots__ = ("_segments", "size_bytes", "spans")
+
+    def __init__(self) -> None:
+        self._segments: deque[Segment] = deque()
+        self.spans = 0
+        self.size_bytes = 0
+
+    @property
+    def next(self) -> Segment | None:
+        """The segment that waits to be sent before all others."""
+        return self._segments[0] if self._segments else None
+
+    def add(self, segments: Iterable[Segment], *, first: bool = False) -> None:
+        """These wait, too, after all others or before them."""
+        segments = list(segments)
+        if first:
+            self._segments.extendleft(reversed(segments))
+        else:
+            self._segments.extend(segments)
+        self.spans += sum(segment.count for segment in segments)
+        self.size_bytes += sum(segment.size_bytes for segment in segments)
+
+    def take(self) -> Segment:
+        """The next one, which waits no more."""
+        segment = self._segments.popleft()
+        self.spans -= segment.count
+        self.size_bytes -= segment.size_bytes
+        return segment
+
+
+class Spool:
+    """The segments of one process in a directory: `ours`, and the `inherited` ones of dead processes.
+
+    The latter travel apart: what is in them may be refused, and costs nobody else then.
+    `open`, `take_over`, `write`, `read`, `unlink` and `close` touch the disk: they block and raise OSError, and change
+    nothing that the others use, so they may run in another thread. The others belong to the loop that sends.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
@@ -98,17 +135,33 @@ class Spool:
         self._owner = ""
         self._lock = -1
         self._numbers = itertools.count(1)
-        self._waiting: deque[Segment] = deque()
+        self._found: Iterator[Segment | None] = iter(())
         self._out: dict[Load, None] = {}
+        self.ours = Waiting()
+        self.inherited = Waiting()
         self.size_bytes = 0
-        self.waiting_bytes = 0
-        self.waiting_spans = 0
+        """What the segments take of the disk."""
 
-    def open(self) -> list[Segment]:
-        """Make the directory usable and take over what dead processes left, to be added."""
+    def open(self) -> None:
+        """Make the directory usable and take our place in it."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._own()
-        return self._take_over()
+        self._found = self._find()
+
+    def take_over(self, seconds: float) -> tuple[list[Segment], bool]:
+        """Make some of what dead processes left ours, for about so long.
+
+        Returns:
+            The segments, to be added, and whether those were all.
+        """
+        stop = time.monotonic() + seconds
+        taken: list[Segment] = []
+        for segment in self._found:
+            if segment is not None:
+                taken.append(segment)
+            if time.monotonic() >= stop:
+                return taken, False
+        return taken, True
 
     @property
     def is_open(self) -> bool:
@@ -116,9 +169,9 @@ class Spool:
         return self._lock >= 0
 
     @property
-    def next(self) -> Segment | None:
-        """The segment that waits to be sent before all others."""
-        return self._waiting[0] if self._waiting else None
+    def is_empty(self) -> bool:
+        """Whether no segment waits to be sent."""
+        return self.ours.next is self.inherited.next is None
 
     def write(self, spans: Iterable[tuple[Group, bytes]], count: int) -> Segment:
         """Put spans on disk, all of them, or an error and none; the segment is to be added."""
@@ -135,27 +188,16 @@ class Spool:
             raise
         return Segment(path, count, len(line), time.monotonic())
 
-    def lift(self, max_spans: int, max_bytes: int) -> Load | None:
-        """The next segments, as many as fit into one request and one at least.
-
-        Those of other processes travel apart from ours: what is in them may be refused, and costs nobody else then.
-        """
-        taken: list[Segment] = []
-        spans = size = 0
-        while self._waiting:
-            segment = self._waiting[0]
+    def lift(self, waiting: Waiting, max_spans: int, max_bytes: int) -> Load:
+        """The next segments of some that wait, as many as fit into one request and one at least."""
+        taken = [waiting.take()]
+        spans, size = taken[0].count, taken[0].size_bytes
+        while (segment := waiting.next) is not None and len(taken) < _MAX_FILES:
             spans, size = spans + segment.count, size + segment.size_bytes
-            is_full = spans > max_spans or size > max_bytes
-            if taken and (is_full or segment.is_inherited != taken[0].is_inherited):
+            if spans > max_spans or size > max_bytes:
                 break
-            taken.append(self._waiting.popleft())
-            self._count(segment, -1)
-        return self._load(taken)
-
-    def _load(self, segments: list[Segment]) -> Load | None:
-        if not segments:
-            return None
-        load = Load(segments, sum(segment.count for segment in segments))
+            taken.append(waiting.take())
+        load = Load(taken, sum(segment.count for segment in taken))
         self._out[load] = None
         return load
 
@@ -166,14 +208,16 @@ class Spool:
                 self.give_back(load)
 
     def give_back(self, load: Load) -> None:
-        """The segments wait again, before all others, after a request that failed or may have; only once."""
+        """The segments wait again after a request that failed or may have; only once.
+
+        They do so before all others, save now and then, as they may be what makes requests fail.
+        """
         if load not in self._out:
             return
         del self._out[load]
-        self._waiting.extendleft(reversed(load.segments))
         for segment in load.segments:
             segment.attempts += 1
-            self._count(segment, 1)
+        self._line_of(load.segments[0]).add(load.segments, first=load.attempts % _PATIENCE > 0)
 
     def read(self, load: Load) -> list[tuple[Group, bytes]]:
         """The spans of a load; lines that are torn or no traces yield none."""
@@ -191,7 +235,7 @@ class Spool:
         if load not in self._out:
             return False
         del self._out[load]
-        self.size_bytes -= sum(segment.size_bytes for segment in load.segments)
+        self.size_bytes -= sum(disk_bytes(segment.size_bytes) for segment in load.segments)
         return True
 
     def unlink(self, segments: Iterable[Segment]) -> None:
@@ -249,23 +293,27 @@ class Spool:
     def _lock_path(self, owner: str) -> Path:
         return self._directory / f"{owner}.lock"
 
-    def _take_over(self) -> list[Segment]:
-        names: dict[str, list[str]] = {}
-        for name in sorted(entry.name for entry in self._directory.iterdir()):
-            if match := _OURS.fullmatch(name):
-                names.setdefault(match[1], []).append(name)
-        taken: list[Segment] = []
-        for owner, files in names.items():
-            if owner != self._owner and (f"{owner}.lock" not in files or self._is_dead(owner)):
-                with suppress(OSError):  # what was taken before stays so
-                    taken += self._inherit(files)
-        return taken
+    def _find(self) -> Iterator[Segment | None]:
+        """What dead processes left, made ours when it is asked for; None where that was a step without a result."""
+        names: list[str] = []
+        with os.scandir(self._directory) as entries:
+            for entry in entries:
+                if _OURS.fullmatch(entry.name):
+                    names.append(entry.name)
+                yield None
+        are_dead = {self._owner: False}
+        while names:
+            name = names.pop()
+            owner = name[:16]
+            if owner not in are_dead:
+                are_dead[owner] = self._is_dead(owner)
+            yield self._inherit(name) if are_dead[owner] else None
 
     def _is_dead(self, owner: str) -> bool:
         """Whether nobody holds the lock; if so its file goes, and the segments are anyone's to rename."""
-        if fcntl is None:
-            return False
         path = self._lock_path(owner)
+        if fcntl is None:
+            return not path.exists()
         try:
             fd = os.open(path, os.O_RDWR | _CAREFULLY)
         except FileNotFoundError:
@@ -282,13 +330,12 @@ class Spool:
         finally:
             os.close(fd)
 
-    def _inherit(self, names: Iterable[str]) -> Iterator[Segment]:
-        for name in names:
-            path = self._directory / name
-            if _UNFINISHED.fullmatch(name):  # its spans were never accepted
+    def _inherit(self, name: str) -> Segment | None:
+        path = self._directory / name
+        if path.suffix == ".part":  # its spans were never accepted
+            with suppress(OSError):
                 path.unlink(missing_ok=True)
-            elif _SEGMENT.fullmatch(name) and (segment := self._rename(path)) is not None:
-                yield segment
+        return self._rename(path) if path.suffix == ".jsonl" else None
 
     def _rename(self, path: Path) -> Segment | None:
         """Make a segment ours; None if another process was faster, or if there is no span in it."""
@@ -302,22 +349,25 @@ class Spool:
                 age = max(time.time() - status.st_mtime, 0)  # the clock may have been set back since
                 return Segment(mine, count, status.st_size, time.monotonic() - age, is_inherited=True)
             mine.rename(mine.with_suffix(".bad"))
-        except OSError:
+        except (OSError, MemoryError):  # it stays where it is, for another process
             pass
         return None
 
     def add(self, segment: Segment) -> None:
         """A segment is on disk and waits."""
-        self.size_bytes += segment.size_bytes
-        self._waiting.append(segment)
-        self._count(segment, 1)
+        self.size_bytes += disk_bytes(segment.size_bytes)
+        self._line_of(segment).add([segment])
 
-    def _count(self, segment: Segment, sign: int) -> None:
-        self.waiting_spans += sign * segment.count
-        self.waiting_bytes += sign * segment.size_bytes
+    def _line_of(self, segment: Segment) -> Waiting:
+        return self.inherited if segment.is_inherited else self.ours
 
     def _next_path(self) -> Path:
         return self._directory / f"{self._owner}-{next(self._numbers):010}.jsonl"
+
+
+def disk_bytes(size_bytes: int) -> int:
+    """What a file of this size takes of the disk: whole blocks, which counts where files are small."""
+    return -(-size_bytes // _BLOCK_BYTES) * _BLOCK_BYTES
 
 
 def _lock(fd: int) -> bool:

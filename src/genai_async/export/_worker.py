@@ -76,6 +76,8 @@ class Worker:
         """Send what there is until `deadline` on the monotonic clock, then end."""
         self.close_at = min(self.close_at, deadline)
         self.is_closing = True
+        if self._store is not None:
+            self._store.hurry()
         self.want(math.inf)
 
     def is_settled(self, first: int, last: int, since: float | None = None) -> bool:
@@ -85,18 +87,16 @@ class Worker:
         not answer. Who also waits for what dead processes left has a `first` below 0.
         """
         store = self._store
-        if store is None:
-            return not self._buffer.unsettled(first, last)
-        if (first < 0 and store.is_awaited) or self._buffer.unsettled(first, last):
+        if self._buffer.unsettled(first, last):
             return False
-        if not self._buffer.has_stowed(first, last):
+        if store is None or not (self._buffer.has_stowed(first, last) or (first < 0 and store.is_awaited)):
             return True
         return since is not None and (store.is_stuck or self._pause.is_declined(since, self._clock()))
 
     @property
     def is_opening(self) -> bool:
         """Whether it is not known yet what dead processes left on disk."""
-        return self._store is not None and self._store.is_opening
+        return self._store is not None and not self._store.is_known
 
     def take_back(self) -> None:
         """Nobody sends any more: all that was under way waits again, in memory and on disk."""
@@ -136,13 +136,24 @@ class Worker:
             due = self._due(now)
             if due <= now and self._begin(group, sender, now):
                 continue
-            stow_due = math.inf if store is None else store.stow_due(now, self._wanted)
-            if store is not None and stow_due <= now and (batch := self._buffer.take_fresh()) is not None:
-                store.is_busy = True
-                group.start_soon(self._stow, batch, store)
-                continue
-            with anyio.move_on_after(max(min(due, stow_due, self.close_at) - now, 0)):
-                await self.signal.wait()
+            disk_due = math.inf if store is None else self._work_on_disk(group, store, now)
+            if disk_due > now:
+                with anyio.move_on_after(max(min(due, disk_due, self.close_at) - now, 0)):
+                    await self.signal.wait()
+
+    def _work_on_disk(self, group: TaskGroup, store: Store, now: float) -> float:
+        """Start to take over or to write what is due, and say when to look again."""
+        take_due = store.take_due(now)
+        if take_due <= now:
+            store.begin_taking()
+            group.start_soon(self._when_known, store.take_over)
+            return now
+        stow_due = store.stow_due(now, self._wanted) if self._has_room(now) else math.inf
+        if stow_due <= now and (batch := self._buffer.take_unstowed()) is not None:
+            store.is_busy = True
+            group.start_soon(self._stow, batch, store, self._is_refused(now))
+            return now
+        return min(take_due, stow_due)
 
     async def _when_known(self, step: Callable[..., Awaitable[None]], *args: object) -> None:
         """Look again, and have others do so, once it is clearer what is on disk."""
@@ -153,18 +164,19 @@ class Worker:
     def _begin(self, group: TaskGroup, sender: Sender, now: float) -> bool:
         """Start a request, if there is something to send."""
         batch = self._buffer.take(fresh=not self._stores(now) and self._fresh_due() <= now)
+        store = self._store
         if batch is not None:
             group.start_soon(self._deliver, batch, sender)
-        elif self._store is not None and (load := self._store.next_load()) is not None:
-            group.start_soon(self._deliver_load, load, sender, self._store)
+        elif store is not None and (load := store.next_load(now, self._wanted)) is not None:
+            group.start_soon(self._deliver_load, load, sender, store)
         else:
             return False
         self._open += 1
         return True
 
-    async def _stow(self, batch: Batch, store: Store) -> None:
+    async def _stow(self, batch: Batch, store: Store, is_refused: bool) -> None:
         try:
-            await store.stow(batch)
+            await store.stow(batch, is_refused=is_refused)
         except BaseException as exc:
             await _pass_own(exc)
             self._buffer.put_back(batch)
@@ -178,7 +190,15 @@ class Worker:
         self.signal.set()
 
     def _stores(self, now: float) -> bool:
-        return self._store is not None and self._store.is_usable(now)
+        return self._store is not None and self._store.is_usable(now) and self._has_room(now)
+
+    def _has_room(self, now: float) -> bool:
+        """Whether spans are written: those for which there is no room are sent while the collector takes them."""
+        return self._store is not None and (not self._store.is_full or self._is_refused(now))
+
+    def _is_refused(self, now: float) -> bool:
+        """Whether the collector takes nothing at present."""
+        return self._pause.is_failing or self._pause.until > now
 
     def _is_done(self) -> bool:
         if not self.is_closing:
@@ -188,9 +208,9 @@ class Worker:
         if self._open or self._buffer.unsettled(0, self._buffer.position):
             return False
         # What is on disk is sent while that goes well, and may stay there otherwise.
-        return (
-            self._store is None or self._store.is_empty or self._pause.is_failing or self._pause.until >= self.close_at
-        )
+        store, pause = self._store, self._pause
+        is_futile = pause.is_failing or pause.until >= self.close_at
+        return store is None or store.is_empty or (is_futile and not store.is_looking)
 
     def _due(self, now: float) -> float:
         """When the next batch may leave; infinity if only a signal can change the answer."""
