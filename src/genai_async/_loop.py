@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from typing import Any, cast
 
@@ -372,19 +373,29 @@ def _nothing_now() -> None:
 
 
 def run_inline(func: Callable[[], Awaitable[object]]) -> None:
-    """Run `func` in a new loop in this thread that never needs another thread, not even to look up a host.
+    """Run `func` in a new loop in this thread that needs no other thread while the interpreter exits.
 
-    While the interpreter exits, threads can no longer be started nor work handed to executors.
+    None can be started any more then, and no work handed to executors. Until then what blocks, as a look-up of a host
+    does whose name server does not answer, has a daemon thread of its own: it holds up neither the loop nor the exit.
     """
     import asyncio
 
     class InlineLoop(asyncio.SelectorEventLoop):
         def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
             future = self.create_future()
+
+            def work() -> None:
+                try:
+                    settle = partial(future.set_result, func(*args))
+                except Exception as exc:
+                    settle = partial(future.set_exception, exc)
+                with suppress(RuntimeError):  # the loop has been closed meanwhile
+                    self.call_soon_threadsafe(lambda: future.done() or settle())
+
             try:
-                future.set_result(func(*args))
-            except Exception as exc:
-                future.set_exception(exc)
+                threading.Thread(target=work, name="genai_async-lookup", daemon=True).start()
+            except RuntimeError:
+                work()
             return future
 
     async def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -71,6 +72,18 @@ async def test_spans_go_from_memory(call: str, host: Host, disk: Disk, tmp_path:
     assert await until(lambda: not list(tmp_path.iterdir()))
 
 
+async def test_what_cannot_be_taken_over(host: Host, disk: Disk, tmp_path: Path) -> None:
+    """Where what dead processes left cannot be looked at, spans are on disk already, or go from memory."""
+    disk.hang("take_over")
+    async with _collected(host, tmp_path) as (_, exporter):
+        feed(exporter, 3)
+        assert (await exporter.flush()).pending in (1, 4)
+        outcome = await exporter.aclose(1)
+        assert outcome.delivered + outcome.spooled == 4
+        assert not outcome.dropped
+        assert balanced(exporter)
+
+
 async def test_what_cannot_be_read_again(host: Host, disk: Disk, tmp_path: Path) -> None:
     """Where nothing can be read, what is on disk waits there, and what ends later is sent from memory."""
     disk.hang("read")
@@ -114,3 +127,28 @@ async def test_the_end_while_something_is_written(host: Host, disk: Disk, tmp_pa
         assert balanced(exporter)
         disk.answers.set()
         assert await until(lambda: not list(tmp_path.iterdir()))
+
+
+async def test_a_name_server_that_does_not_answer(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spans go to disk while the collector's host is looked up, and no deadline waits for that."""
+    answered = threading.Event()
+    look_up = socket.getaddrinfo
+
+    def slowly(name: str | bytes | None, *args: Any, **options: Any) -> Any:
+        is_address = bool([*args, 0, 0, 0, 0, 0][4] & socket.AI_NUMERICHOST)  # trio asks for that first, in its loop
+        if name in ("collector.example", b"collector.example") and not is_address:
+            answered.wait(20)
+            raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+        return look_up(name, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slowly)
+    try:
+        async with host.running(endpoint="http://collector.example", spool=tmp_path) as exporter:
+            for number in range(1, 4):
+                feed(exporter, 1, number)
+                assert await until(lambda: len(list(tmp_path.glob("*.jsonl"))) == number)  # noqa: B023
+            begun = time.monotonic()
+            assert (await exporter.aclose(0.5)).spooled == 3
+            assert time.monotonic() - begun < 1
+    finally:
+        answered.set()
