@@ -582,6 +582,29 @@ async def test_an_end_that_gives_up_on_the_directory(tmp_path: Path, opening: th
     assert list(tmp_path.iterdir()) == []
 
 
+async def test_an_end_while_requests_hang(tmp_path: Path) -> None:
+    """What was being sent from memory when the time is up is written by a disk that works again."""
+    directory = tmp_path / "spool"
+    directory.write_text("in the way")
+
+    async def script(seen: Seen) -> None:
+        await anyio.sleep_forever()
+
+    async with collector(script) as server, running(endpoint=server.url, spool=directory) as exporter:
+        feed(exporter, 3)
+        assert await until(lambda: server.seen)
+        feed(exporter, 3, 4)
+        directory.unlink()
+        begun = time.monotonic()
+        outcome = await exporter.aclose(1)
+        assert time.monotonic() - begun < 1.1
+        assert (outcome.pending, outcome.spooled, outcome.dropped) == (6, 6, {})
+        assert balanced(exporter)
+    async with collector() as server, running(endpoint=server.url, spool=directory) as exporter:
+        assert (await exporter.flush(5)).delivered == 6
+        assert sorted(server.accepted) == [1, 2, 3, 4, 5, 6]
+
+
 def _leave_many(directory: Path, count: int) -> None:
     """Segments of two dead processes with a span each, the first of which has the number 1."""
     encoder = Encoder()

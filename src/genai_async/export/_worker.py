@@ -39,6 +39,8 @@ __all__ = ["Worker"]
 
 # A thousand times as many may come out of an answer's compression, and so much takes about a millisecond.
 _INLINE_REPLY_BYTES = 1024
+# Of the time that an end may take, a tenth and so many seconds at most are for the disk to take what was not sent.
+_SAVE_TIME = 0.25
 # Reasons for drops that say why by themselves; and those that only follow from something else. Of all others it is
 # told where they arise.
 _CAUSES = {"spool_full", "spool_corrupt"}
@@ -57,6 +59,7 @@ class Worker:
         self._clock = time.monotonic
         self.signal = Signal()
         self.close_at = math.inf
+        self._save_at = math.inf
         self.is_closing = False
         self.is_telling = False
         """Whether drops are being reported; what ends meanwhile is looked at afterwards."""
@@ -74,7 +77,9 @@ class Worker:
 
     def close(self, deadline: float) -> None:
         """Send what there is until `deadline` on the monotonic clock, then end."""
-        self.close_at = min(self.close_at, deadline)
+        if deadline < self.close_at:
+            self.close_at = deadline
+            self._save_at = deadline - min(max(deadline - self._clock(), 0) / 10, _SAVE_TIME)
         self.is_closing = True
         if self._store is not None:
             self._store.hurry()
@@ -121,6 +126,7 @@ class Worker:
         finally:
             self.take_back()
             with anyio.CancelScope(shield=True), suppress(Exception):
+                await self._save()
                 await sender.aclose()
 
     async def _serve(self, group: TaskGroup, sender: Sender) -> None:
@@ -138,7 +144,7 @@ class Worker:
                 continue
             disk_due = math.inf if store is None else self._work_on_disk(group, store, now)
             if disk_due > now:
-                with anyio.move_on_after(max(min(due, disk_due, self.close_at) - now, 0)):
+                with anyio.move_on_after(max(min(due, disk_due, self._end_at(now)) - now, 0)):
                     await self.signal.wait()
 
     def _work_on_disk(self, group: TaskGroup, store: Store, now: float) -> float:
@@ -203,7 +209,8 @@ class Worker:
     def _is_done(self) -> bool:
         if not self.is_closing:
             return False
-        if self._clock() >= self.close_at:
+        now = self._clock()
+        if now >= self._end_at(now):
             return True
         if self._open or self._buffer.unsettled(0, self._buffer.position):
             return False
@@ -211,6 +218,21 @@ class Worker:
         store, pause = self._store, self._pause
         is_futile = pause.is_failing or pause.until >= self.close_at
         return store is None or store.is_empty or (is_futile and not store.is_looking)
+
+    def _end_at(self, now: float) -> float:
+        """When sending ends: while the disk may take what is in memory, that needs some time, too."""
+        return (
+            self._save_at if self._stores(now) and self._buffer.unsettled(0, self._buffer.position) else self.close_at
+        )
+
+    async def _save(self) -> None:
+        """Write what could not be sent by the end."""
+        store = self._store
+        if store is None or not self.is_closing:
+            return
+        with anyio.move_on_after(max(self.close_at - self._clock(), 0)):
+            while store.is_usable(self._clock()) and (batch := self._buffer.take_unstowed()) is not None:
+                await store.stow(batch, is_refused=True)
 
     def _due(self, now: float) -> float:
         """When the next batch may leave; infinity if only a signal can change the answer."""
