@@ -156,11 +156,15 @@ class Spool:
         """
         stop = time.monotonic() + seconds
         taken: list[Segment] = []
-        for segment in self._found:
-            if segment is not None:
-                taken.append(segment)
-            if time.monotonic() >= stop:
-                return taken, False
+        try:
+            for segment in self._found:
+                if segment is not None:
+                    taken.append(segment)
+                if time.monotonic() >= stop:
+                    return taken, False
+        except OSError:
+            if not taken:  # what has been taken is ours whatever becomes of the rest
+                raise
         return taken, True
 
     @property
