@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from ._retry import Action, Verdict, judge
+from ._trouble import cause
 
-__all__ = ["MAX_REQUEST_BYTES", "MAX_RESPONSE_BYTES", "Reply", "SendError", "verdict"]
+__all__ = ["MAX_REQUEST_BYTES", "MAX_RESPONSE_BYTES", "Reply", "SendError", "failure", "verdict"]
 
 MAX_REQUEST_BYTES = 64 * 2**20
 """Larger requests are not sent (opentelemetry-proto, docs/specification.md, "Request size limits")."""
@@ -104,3 +105,10 @@ def _count(value: msgspec.Raw) -> int:
     """A 64-bit integer of proto3 JSON, which may be a number or a string."""
     digits = bytes(value).strip(b'"')
     return int(digits[:10]) if digits.isdigit() else 0
+
+
+def failure(exc: Exception) -> Verdict:
+    """The decision on an error that is not the collector's: what is short now may be there later."""
+    is_short = isinstance(exc, (MemoryError, OSError)) or str(exc).startswith("can't start new thread")
+    action, reason = (Action.RETRY, "") if is_short else (Action.DROP, "unsendable")
+    return Verdict(action, reason, detail=cause(exc), is_ours=True)

@@ -13,7 +13,7 @@ import msgspec
 
 from .._errors import ConfigurationError
 
-__all__ = ["MAX_RETRY_AFTER", "Action", "RetryPolicy", "Verdict", "failure", "judge", "retry_after"]
+__all__ = ["MAX_RETRY_AFTER", "Action", "RetryPolicy", "Verdict", "judge", "retry_after"]
 
 MAX_RETRY_AFTER = 3600.0
 """Seconds; a server that asks for more, by error or malice, is asked again after this."""
@@ -78,13 +78,6 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
         # The exponent is held down because a float power raises OverflowError after weeks without a collector.
         grown = self.initial * self.multiplier ** min(failures - 1, 64)
         return min(grown, self.maximum) * (1 - self.jitter * chance)
-
-
-def failure(exc: Exception) -> Verdict:
-    """The decision on an error that is not the collector's: what is short now may be there later."""
-    is_short = isinstance(exc, (MemoryError, OSError)) or str(exc).startswith("can't start new thread")
-    action, reason = (Action.RETRY, "") if is_short else (Action.DROP, "unsendable")
-    return Verdict(action, reason, detail=type(exc).__name__, is_ours=True)
 
 
 def judge(status: int, header: str | None = None, now: float = 0.0) -> Verdict:

@@ -13,6 +13,7 @@ from ._buffer import Batch
 from ._config import ExportConfig
 from ._fork import importing
 from ._reply import MAX_REQUEST_BYTES, SendError
+from ._trouble import cause
 
 if TYPE_CHECKING:
     from ._transport import Transport
@@ -93,4 +94,4 @@ def _connect(config: ExportConfig) -> Transport:
 
             return Transport(config.with_credentials())
     except Exception as exc:  # a proxy that cannot be used, a store that cannot be read: it may be mended while we wait
-        raise SendError(f"cannot set up the connection: {type(exc).__name__}", is_retryable=True) from exc
+        raise SendError(f"cannot set up the connection: {cause(exc)}", is_retryable=True) from exc

@@ -21,6 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from .._errors import GenAIAsyncError
 from ._body import body
 from ._encode import Group
 from ._line import look
@@ -87,6 +88,10 @@ class Load:
     def attempts(self) -> int:
         """Requests for these spans that failed."""
         return max(segment.attempts for segment in self.segments)
+
+
+class NoLocksError(GenAIAsyncError, OSError):
+    """The file system knows no locks, so nobody could tell whether a process is dead."""
 
 
 class Waiting:
@@ -277,7 +282,7 @@ class Spool:
         except OSError as exc:
             os.close(fd)
             path.unlink(missing_ok=True)
-            raise OSError(exc.errno, f"no locks can be had: {exc.strerror}") from exc
+            raise NoLocksError(f"no locks can be had: {exc.strerror}") from exc
         os.close(fd)
         return -1
 

@@ -13,7 +13,7 @@ from ._buffer import Batch, Buffer
 from ._config import ExportConfig
 from ._disk import Disk
 from ._spool import Load, Segment, Spool, Waiting, disk_bytes
-from ._trouble import Troubles
+from ._trouble import Troubles, cause
 
 __all__ = ["Store"]
 
@@ -276,5 +276,4 @@ class Store:
 
     def _break(self, exc: Exception) -> None:
         self._broken_until = time.monotonic() + _REPAIR_DELAY
-        cause = (isinstance(exc, OSError) and exc.strerror) or type(exc).__name__
-        self._troubles.report("spool", f"the spool cannot be used, spans stay in memory: {cause}")
+        self._troubles.report("spool", f"the spool cannot be used, spans stay in memory: {cause(exc)}")

@@ -20,6 +20,7 @@ from opentelemetry.sdk.version import __version__ as SDK_VERSION  # noqa: N812
 
 from .._version import VERSION
 from ._reply import MAX_RESPONSE_BYTES, Reply, SendError
+from ._trouble import cause
 
 if TYPE_CHECKING:
     from ._config import ExportConfig
@@ -76,9 +77,9 @@ class Transport:
             finally:
                 await response.aclose()
         except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL) as exc:
-            raise SendError(type(exc).__name__, is_retryable=False) from exc
+            raise SendError(cause(exc), is_retryable=False) from exc
         except (httpx.HTTPError, httpx.StreamError, OSError, ssl.SSLError) as exc:
-            raise SendError(type(exc).__name__, is_retryable=True) from exc
+            raise SendError(cause(exc), is_retryable=True) from exc
 
     async def aclose(self) -> None:
         """Close the connections."""

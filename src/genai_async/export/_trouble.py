@@ -2,16 +2,60 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from errno import errorcode
+from typing import cast
 
+from .._errors import GenAIAsyncError
 from .._log import warn
 
-__all__ = ["Troubles", "printable"]
+__all__ = ["Troubles", "cause", "printable"]
 
 _INTERVAL = 60.0
 _MAX_DETAIL = 200
 _MAX_READ = 20 * _MAX_DETAIL
+_MAX_CAUSES = 20
+
+
+def cause(exc: BaseException) -> str:
+    """What kind of error this is, and why, as the system, TLS or we ourselves say it of the innermost error.
+
+    Other texts stay out: there may be anything in them.
+    """
+    if isinstance(exc, GenAIAsyncError):
+        return str(exc)
+    said = [text for inner in _causes(exc) if (text := _said(inner))]
+    return f"{type(exc).__name__} ({said[-1]})" if said else type(exc).__name__
+
+
+def _causes(exc: BaseException) -> Iterator[BaseException]:
+    """An error and what it came from, of several causes the first; httpx's layers hide it from tracebacks only."""
+    found: BaseException | None = exc
+    for _ in range(_MAX_CAUSES):
+        if found is None:
+            return
+        yield found
+        if isinstance(found, BaseExceptionGroup):
+            found = cast("BaseExceptionGroup[BaseException]", found).exceptions[0]
+        else:
+            found = found.__cause__ or found.__context__
+
+
+def _said(exc: BaseException) -> str | None:
+    if isinstance(exc, ImportError):
+        return str(exc)
+    if not isinstance(exc, OSError):
+        return None
+    if isinstance(exc, getattr(sys.modules.get("ssl"), "SSLError", ())):
+        verdict = getattr(exc, "verify_message", None)
+        return f"the certificate is not trusted: {verdict}" if verdict else getattr(exc, "reason", None) or exc.strerror
+    if isinstance(exc, getattr(sys.modules.get("socket"), "gaierror", ())):
+        return exc.strerror
+    # Not its own text, which asyncio and trio fill with more.
+    return os.strerror(exc.errno) if isinstance(exc.errno, int) and exc.errno in errorcode else None
 
 
 def printable(text: str, secrets: Iterable[str] = ()) -> str:

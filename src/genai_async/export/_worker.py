@@ -20,8 +20,8 @@ from .._loop import Signal, is_cancellation
 from ._buffer import Batch, Buffer
 from ._config import ExportConfig
 from ._pause import Pause
-from ._reply import SendError, verdict
-from ._retry import Action, Verdict, failure
+from ._reply import SendError, failure, verdict
+from ._retry import Action, Verdict
 from ._sender import Sender
 from ._split import smaller
 from ._stats import Drop
