@@ -21,6 +21,7 @@ from tests.exports import FAST, balanced, feed, span
 from tests.pace import Lateness
 
 from genai_async.export import ExportConfig, Exporter, ExportProcessor, ThreadHost
+from genai_async.export._fork import Importing
 
 from .support import Seen
 
@@ -141,6 +142,19 @@ assert os.wait()[1] == 0
 """
     _run(program, server.url)
     assert server.spans == []
+
+
+def test_a_fork_while_we_import() -> None:
+    """It waits for that, but not for ever; the child has a lock of its own then."""
+    importing = Importing(patience=0.01)
+    thread = threading.Thread(target=importing.__enter__)  # and it never leaves, as one that a child lacks
+    thread.start()
+    thread.join()
+    importing.begin_fork()
+    importing.end_fork()
+    importing.end_fork_in_child()
+    with importing:
+        pass
 
 
 def test_asyncio_run_that_is_left(server: _Server) -> None:
