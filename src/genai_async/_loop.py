@@ -4,6 +4,7 @@ task that belongs to an object instead of a block. asyncio's and trio's own APIs
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import weakref
@@ -381,6 +382,18 @@ def run_inline(func: Callable[[], Awaitable[object]]) -> None:
     import asyncio
 
     class InlineLoop(asyncio.SelectorEventLoop):
+        _is_made = False
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._is_made = True
+            # Work is done in place here, so in debug mode it is no news that a step takes long.
+            self.slow_callback_duration = math.inf
+
+        def is_closed(self) -> bool:
+            # One that lacked the descriptors for its making would close again what it never opened.
+            return not self._is_made or super().is_closed()
+
         def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
             future = self.create_future()
 

@@ -144,6 +144,60 @@ assert os.wait()[1] == 0
     assert server.spans == []
 
 
+_NO_DESCRIPTORS = """
+    import resource
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    held = []
+    try:
+        while True:
+            held.append(os.open("/dev/null", 0))
+    except OSError:
+        pass
+"""
+_NO_THREADS = """
+    import threading
+    held = []
+    threading.stack_size(2**46)
+"""
+_ROOM = """
+    for file in held:
+        os.close(file)
+    import threading
+    threading.stack_size(0)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what is short there is not the same elsewhere")
+@pytest.mark.parametrize(
+    ("shortage", "said"), [(_NO_DESCRIPTORS, "Too many open files"), (_NO_THREADS, "can't start new thread")]
+)
+def test_nothing_to_start_with(shortage: str, said: str, server: _Server) -> None:
+    """A child that lacks descriptors or threads with its first span says so in one line, and sends once it has them."""
+    program = f"""
+ThreadHost().start(exporter)
+end(1)
+assert exporter.flush_blocking(5).delivered == 1
+if not os.fork():
+    {shortage}
+    end(1)
+    while exporter.stats().last_error is None:
+        time.sleep(0.01)
+    {_ROOM}
+    while not exporter.stats().delivered:
+        end(1)
+        time.sleep(0.05)
+    import threading
+    assert [thread.name for thread in threading.enumerate()][1:] == ["genai_async-export"]
+    assert exporter.shutdown(5).complete
+    os._exit(0)
+assert os.wait()[1] == 0
+"""
+    done = _run(program, server.url)
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert len(server.spans) == len(set(server.spans)) > 2
+
+
 def test_a_fork_while_we_import() -> None:
     """It waits for that, but not for ever; the child has a lock of its own then."""
     importing = Importing(patience=0.01)
@@ -155,6 +209,22 @@ def test_a_fork_while_we_import() -> None:
     importing.end_fork_in_child()
     with importing:
         pass
+
+
+def test_debug_mode_of_asyncio(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """On a thread of our own work is done in place, and that a step takes long is not worth a line."""
+    monkeypatch.setenv("PYTHONASYNCIODEBUG", "1")
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        time.sleep(0.11)
+        return httpx.Response(200)
+
+    exporter, host = _exporter("http://x", transport=httpx.MockTransport(answer)), ThreadHost()
+    host.start(exporter)
+    feed(exporter, 1)
+    assert exporter.shutdown(5).delivered == 1
+    assert host.join(5)
+    assert not caplog.records
 
 
 def test_asyncio_run_that_is_left(server: _Server) -> None:

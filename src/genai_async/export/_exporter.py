@@ -21,7 +21,7 @@ from ._config import ExportConfig
 from ._encode import Encoder
 from ._metrics import watch
 from ._stats import ExportStats, FlushResult
-from ._trouble import Troubles
+from ._trouble import Troubles, printable
 from ._worker import Worker
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ class Exporter:
         self._config = config
         self._encoder = Encoder()
         self._keeper: Keeper | None = None
-        self._revive: Callable[[], None] | None = None
+        # When the keeper is to begin at the earliest; None where it has, or there is none.
+        self._launch_at: float | None = None
         self._set_up(position=0)
         _exporters.add(self)
         watch(self)
@@ -115,7 +116,7 @@ class Exporter:
         try:
             if self._worker.is_closing:
                 self._drop("closed")
-            elif self._buffer.add(self._encoder.group(span), self._encoder.span(span)):
+            elif self._buffer.add(self._encoder.group(span), self._encoder.span(span)) or self._launch_at is not None:
                 self._wake()
             if self._result is not None and self._buffer.drop_all("closed"):  # closed by another thread just now
                 self._worker.tell_drops()
@@ -151,10 +152,8 @@ class Exporter:
             self._worker.tell_drops()
 
     def _wake(self) -> None:
-        if self._revive is not None:
-            revive, self._revive = self._revive, None
-            with suppress(RuntimeError):  # no thread can be had: whoever waits for the spans sends them
-                revive()
+        if self._launch_at is not None:
+            self._launch()
         if not self._worker.is_telling:
             self._worker.signal.set()
 
@@ -209,7 +208,7 @@ class Exporter:
             if self._host is host and self._worker.is_closing:
                 self._finish()
         except Exception as exc:  # a fault of ours must not bring down the program's task group
-            self._troubles.report("internal", f"the exporter stumbled: {type(exc).__name__}: {exc}")
+            self._report_stumble(exc)
             await anyio.sleep(_STUMBLE_DELAY)
         finally:
             with self._claims:  # or who claims it in between is told that it has been left
@@ -333,8 +332,11 @@ class Exporter:
         if not is_in_loop():
             with self._claims:
                 self._host = None  # gone, or stopped for now: what it had under way is sent again
-            with suppress(RuntimeError):
-                run_inline(func)
+            with suppress(RuntimeError):  # at the interpreter's exit it cannot be taken down in order
+                try:
+                    run_inline(func)
+                except OSError as exc:  # there are no descriptors for a loop
+                    self._report_stumble(exc)
 
     def stats(self) -> ExportStats:
         """The books at this instant."""
@@ -358,11 +360,30 @@ class Exporter:
     def keep(self, keeper: Keeper) -> None:
         """Rely on `keeper` to run this, and, after a fork, to do so anew before the first span is sent."""
         self._keeper = keeper
+        self._launch_at = -math.inf
         self._launch()
 
     def _launch(self) -> None:
-        self._host = keeper = cast(Keeper, self._keeper)
-        keeper.launch()
+        """Have the keeper begin, if it is time; while no thread can be had, whoever waits for spans sends them."""
+        try:
+            with self._claims:  # for several threads whose spans end at once
+                if self._launch_at is None or time.monotonic() < self._launch_at:
+                    return
+                self._launch_at = None
+                self._host = keeper = cast(Keeper, self._keeper)
+                keeper.launch()
+        except RuntimeError as exc:
+            self._launch_at = time.monotonic() + _STUMBLE_DELAY
+            self._report_stumble(exc)
+
+    def stumble(self, exc: Exception) -> None:
+        """Say what keeps a thread from running this, and hold that thread up for a moment before it tries again."""
+        self._report_stumble(exc)
+        self._closed.wait_blocking(_STUMBLE_DELAY)
+
+    def _report_stumble(self, exc: Exception) -> None:
+        text = printable(f"{type(exc).__name__}: {exc}", self._config.secrets)
+        self._troubles.report("internal", f"the exporter stumbled: {text}", self._buffer.books().queued)
 
     def _forked(self) -> None:
         """In a child process: nothing waits, because the parent sends what it had, and nobody sends yet."""
@@ -374,7 +395,7 @@ class Exporter:
             self._worker.close(-math.inf)
             self._finish()
         else:
-            self._revive = None if self._keeper is None else self._launch
+            self._launch_at = None if self._keeper is None else -math.inf
 
     def _check_open(self) -> None:
         if self._worker.is_closing:

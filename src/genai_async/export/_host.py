@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import sys
 import threading
-from contextlib import suppress
 from typing import cast
 
 import anyio
@@ -79,10 +78,15 @@ class ThreadHost:
         return self._thread is threading.current_thread()
 
     def _run(self, exporter: Exporter) -> None:
-        with importing:
-            run_inline(anyio.lowlevel.checkpoint)  # asyncio and what anyio needs of it load now
-        with suppress(RuntimeError):  # the loop cannot take itself down in order while the interpreter exits
-            run_inline(exporter.run_alone)
+        while not exporter.is_closed:
+            try:
+                with importing:
+                    run_inline(anyio.lowlevel.checkpoint)  # asyncio and what anyio needs of it load now
+                run_inline(exporter.run_alone)
+            except Exception as exc:  # there are no descriptors for a loop, mostly
+                # While the interpreter exits it cannot be taken down in order, and then all is over.
+                if not exporter.is_closed:
+                    exporter.stumble(exc)
         atexit.unregister(exporter.shutdown)
 
 
