@@ -229,6 +229,29 @@ turns(1)
         assert not [path.name for path in (tmp_path / "spool").iterdir() if path.suffix != ".lock"]
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("backend", _ENDS)
+def test_processes_forked_inside_the_block(backend: str, collector: Collector) -> None:
+    """A child has none of its parent's loops, and sends all the same: by a thread that its first span starts."""
+    program = """
+import multiprocessing, warnings
+async def main():
+    async with ga.tracing(endpoint=url, shutdown_timeout=25):
+        turns(1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which a loop has by itself
+            child = multiprocessing.get_context("fork").Process(target=turns, args=(2,))
+            child.start()
+        await anyio.to_thread.run_sync(child.join)
+        assert child.exitcode == 0
+        assert "genai_async-export" not in [thread.name for thread in threading.enumerate()]
+        turns(1)
+go(main())
+"""
+    assert run(_ENDS[backend] + program, collector.endpoint).stderr == ""
+    _once(collector, 4)
+
+
 def test_sigterm_under_uvicorn(collector: Collector) -> None:
     """A server that is told to end ends its lifespan, and with it the set-up: its requests' spans arrive."""
     pytest.importorskip("uvicorn")

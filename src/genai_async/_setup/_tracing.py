@@ -39,8 +39,13 @@ _FAREWELL: Final = 0.05
 _LAST_STEPS: Final = 50
 # What is loaded once there is a set-up: for replies that are recorded whole, to send, and to keep on disk.
 _RECORDING: Final = ("genai_async._conversation._chunks",)
-_SENDING: Final = (*_RECORDING, "genai_async.export._exporter", "genai_async.export._processor")
-_PRINTING: Final = (*_SENDING, "genai_async.export._host", "genai_async.export._stdout")
+_SENDING: Final = (
+    *_RECORDING,
+    "genai_async.export._exporter",
+    "genai_async.export._host",
+    "genai_async.export._processor",
+)
+_PRINTING: Final = (*_SENDING, "genai_async.export._stdout")
 _SPOOLING: Final = (*_SENDING, "genai_async.export._spool", "genai_async.export._store")
 
 
@@ -239,6 +244,9 @@ class Tracing:
         atexit.register(self.shutdown)
         self._group = await anyio.create_task_group().__aenter__()
         if self._exporter is not None and self._host is None:
+            from ..export import ThreadHost
+
+            ThreadHost().stand_by(self._exporter)
             try:
                 with anyio.CancelScope(shield=True):
                     await self._group.start(self._export, name="genai_async export")

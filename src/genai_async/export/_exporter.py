@@ -359,9 +359,13 @@ class Exporter:
 
     def keep(self, keeper: Keeper) -> None:
         """Rely on `keeper` to run this, and, after a fork, to do so anew before the first span is sent."""
-        self._keeper = keeper
+        self.leave_to(keeper)
         self._launch_at = -math.inf
         self._launch()
+
+    def leave_to(self, keeper: Keeper) -> None:
+        """Rely on `keeper` in child processes, which have none of the program's loops."""
+        self._keeper = keeper
 
     def _launch(self) -> None:
         """Have the keeper begin, if it is time; while no thread can be had, whoever waits for spans sends them."""

@@ -37,6 +37,11 @@ class ThreadHost:
         atexit.register(exporter.shutdown)
         exporter.keep(self)
 
+    def stand_by(self, exporter: Exporter) -> None:
+        """Start the thread in child processes only, after a fork: here a loop of the program's runs `exporter`."""
+        self._exporter = exporter
+        exporter.leave_to(self)
+
     def join(self, timeout: float | None = None) -> bool:
         """Wait in the calling thread until the thread has ended, which it does once the exporter is closed.
 
