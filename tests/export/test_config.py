@@ -108,6 +108,18 @@ def test_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ExportConfig.resolve(certificate=str(tmp_path / "none"))
 
 
+@pytest.mark.parametrize("text", ["-----BEGIN ENCRYPTED PRIVATE KEY-----", "Proc-Type: 4,ENCRYPTED"])
+@pytest.mark.parametrize("key", [None, "key.pem"])
+def test_a_key_with_a_passphrase(text: str, key: str | None, tmp_path: Path) -> None:
+    """Nobody can be asked for it, so it is refused at once, in a file of its own or with the certificate."""
+    for name in ("key.pem", "both.pem"):
+        (tmp_path / name).write_text(text if name == (key or "both.pem") else "x")
+    with pytest.raises(ConfigurationError, match="client_key: is encrypted"):
+        ExportConfig.resolve(
+            client_certificate=str(tmp_path / "both.pem"), client_key=None if key is None else str(tmp_path / key)
+        )
+
+
 @pytest.mark.parametrize(
     "url",
     [

@@ -38,6 +38,8 @@ TRACES_PATH = "/v1/traces"
 _HEADER_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _HEADER_VALUE = r"(?![\t ])[\t\x20-\x7e\x80-\xff]*(?<![\t ])"
 _LONGEST_URL = 65_536
+_LONGEST_KEY = 65_536
+KEY_IS_ENCRYPTED = "client_key: is encrypted, and there is no way to pass a passphrase"
 _NUMERIC = "0123456789."
 # Shorter words of a header's value are no secrets, and masking them would leave little to read.
 _SHORTEST_WORD = 4
@@ -90,7 +92,7 @@ class ExportConfig(msgspec.Struct, frozen=True, kw_only=True):
         timeout: Seconds that one request may take, all of connecting, sending and reading.
         compression: "gzip" or "none".
         certificate: Path of the PEM file of CA certificates to trust instead of the usual ones.
-        client_key: Path of the PEM file of the client's private key.
+        client_key: Path of the PEM file of the client's private key, which has no passphrase.
         client_certificate: Path of the PEM file of the client's certificate chain.
         max_queue_bytes: Memory that waiting spans may take, with their resources and scopes; beyond it the newest is
             dropped as `queue_full`.
@@ -149,6 +151,7 @@ class ExportConfig(msgspec.Struct, frozen=True, kw_only=True):
             _check_file(name, getattr(self, name))
         if self.client_key is not None and self.client_certificate is None:
             raise ConfigurationError("client_key: needs client_certificate, too")
+        _check_key(self.client_key or self.client_certificate)
         if self.on_drop is not None and not callable(self.on_drop):
             raise ConfigurationError("on_drop: must be callable")
         if not isinstance(self.retry, RetryPolicy):
@@ -375,3 +378,17 @@ def _check_directory(option: str, path: str | os.PathLike[str] | None) -> None:
 def _check_file(option: str, path: str | None) -> None:
     if path is not None and not os.path.isfile(path):  # noqa: PTH113  # `pathlib` takes milliseconds to load
         raise ConfigurationError(f"{option}: no such file")
+
+
+def _check_key(path: str | None) -> None:
+    """Refuse a key with a passphrase; what cannot be read now is trouble that may pass."""
+    if path is None:
+        return
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123
+            text = file.read(_LONGEST_KEY)
+    except OSError:
+        return
+    # As the two formats of such keys begin (RFC 7468, section 11, and RFC 1421).
+    if b"-BEGIN ENCRYPTED PRIVATE KEY-" in text or b"Proc-Type: 4,ENCRYPTED" in text:
+        raise ConfigurationError(KEY_IS_ENCRYPTED)

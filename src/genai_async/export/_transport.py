@@ -10,7 +10,7 @@ import importlib
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -18,7 +18,9 @@ import anyio
 import httpx
 from opentelemetry.sdk.version import __version__ as SDK_VERSION  # noqa: N812
 
+from .._errors import ConfigurationError
 from .._version import VERSION
+from ._config import KEY_IS_ENCRYPTED
 from ._reply import MAX_RESPONSE_BYTES, Reply, SendError
 from ._trouble import cause
 
@@ -155,8 +157,13 @@ def _tls(config: ExportConfig, proxy: str | None) -> ssl.SSLContext | bool:
         return True
     context = ssl.create_default_context(cafile=config.certificate)
     if config.client_certificate is not None:
-        context.load_cert_chain(config.client_certificate, config.client_key)
+        context.load_cert_chain(config.client_certificate, config.client_key, password=_refuse)
     return context
+
+
+def _refuse() -> NoReturn:
+    # Without this OpenSSL would ask for it on the terminal, and wait.
+    raise ConfigurationError(KEY_IS_ENCRYPTED)
 
 
 def _proxy(endpoint: str) -> str | None:
