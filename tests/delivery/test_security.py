@@ -11,13 +11,14 @@ from pathlib import Path
 
 import anyio
 import pytest
+from anyio import wait_all_tasks_blocked
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Link, StatusCode
 from tests.exports import FAST, feed
 
 import genai_async as ga
 from genai_async.export import Drop, ExportConfig
-from genai_async.testing import Collector, Exchange, HugeBody, PartialSuccess, Reset, Status
+from genai_async.testing import Accept, Collector, Exchange, HugeBody, PartialSuccess, Reset, Status
 
 from .hosts import Host
 
@@ -262,6 +263,34 @@ async def test_client_certificates(certificates: Path, host: Host, monkeypatch: 
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", own)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", key)
     assert await _try(host, context) == (2, 1)
+
+
+# As above.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("renewed", ["ca", "client"])
+async def test_certificates_that_are_renewed(renewed: str, certificates: Path, host: Host) -> None:
+    """What is written over a file is used after the next failure; while it is no certificate, what was before is."""
+    sign = "x509 -req -in client.csr -CA stranger.pem -CAkey stranger.key -CAcreateserial -out unknown.pem"
+    subprocess.run(["openssl", *sign.split()], check=True, capture_output=True, cwd=certificates)
+    file = certificates / "present.pem"
+    shutil.copy(certificates / ("stranger.pem" if renewed == "ca" else "unknown.pem"), file)
+    options = {"certificate": "ca.pem", "client_certificate": "client.pem", "client_key": "client.key"}
+    options["certificate" if renewed == "ca" else "client_certificate"] = file.name
+    paths = {name: str(certificates / path) for name, path in options.items()}
+    faults = [Accept(), Reset("before"), Reset("before")]
+    async with (
+        Collector(faults, ssl_context=_server(certificates, "server", asks=True)) as collector,
+        host.running(endpoint=collector.endpoint, shutdown_timeout=0, retry=FAST, **paths) as exporter,
+    ):
+        await wait_all_tasks_blocked()  # so that it is not the first flush that sends, and another one later
+        feed(exporter, 1)
+        assert (await exporter.flush(0.3)).pending == 1
+        shutil.copy(certificates / f"{renewed}.pem", file)
+        assert (await exporter.flush(5)).delivered == 1
+        file.write_text("half a certifi")
+        feed(exporter, 1, 2)
+        assert (await exporter.flush(5)).delivered == 2
+        assert "cannot set up the connection: SSLError" in (exporter.stats().last_error or "")
 
 
 async def test_a_handshake_that_never_comes(host: Host) -> None:

@@ -27,7 +27,7 @@ from genai_async._errors import ClosedError
 from genai_async._version import VERSION
 from genai_async.export import Drop, ExportConfig, Exporter, FlushResult
 from genai_async.export._reply import Reply, verdict
-from genai_async.export._transport import limits
+from genai_async.export._transport import limits, proxy_to
 
 from .support import Answer, Seen, always, collector, ok
 
@@ -183,15 +183,50 @@ async def test_nobody_listens() -> None:
         assert dict((await _timed(exporter.aclose(0.3), 0.3)).dropped) == {"shutdown": 3}
 
 
-@pytest.mark.parametrize("proxy", ["ftp://127.0.0.1:1", "http://["])
-async def test_a_proxy_that_cannot_be_used(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("proxy", "said"),
+    [("ftp://127.0.0.1:1", "the proxy that the environment names cannot be used"), ("http://[", "ConnectError")],
+)
+async def test_a_proxy_that_cannot_be_used(proxy: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What keeps a connection from being set up is told, and the spans wait until somebody mends it."""
     monkeypatch.setenv("HTTP_PROXY", proxy)
     async with running(endpoint="http://collector.example", shutdown_timeout=0.1) as exporter:
         feed(exporter, 3)
         assert (await exporter.flush(0.2)).pending == 3
         assert "they are kept for later" in (exporter.stats().last_error or "")
+        assert said in (exporter.stats().last_error or "")
         assert not exporter.stats().dropped
+
+
+@pytest.mark.parametrize(
+    ("url", "names", "is_direct"),
+    [
+        ("http://collector.example", "", False),
+        ("http://collector.example", "other.example, 10.0.0.0/8", False),
+        ("http://collector.example", "example", True),
+        ("http://Collector.example:4318", "collector.example:4318", True),
+        ("http://collector.example:4318", "collector.example:80", False),
+        ("https://collector.example", ".example:443", True),
+        ("http://10.1.2.3:4318", "192.168.0.0/16, 10.1.0.0/16", True),
+        ("http://10.1.2.3:4318", "10.2.0.0/16,fd00::/8,10.1.2.3/x,/", False),
+        ("http://[fd00::1]:4318", "10.0.0.0/8,fd00::/8", True),
+        ("http://[fd00::1]:4318", "[fd00::1]:4318", True),
+        ("http://[fd00::1]", "fd00::1", True),
+        ("http://collector.example", "*", True),
+        ("http://127.0.0.1", "", True),
+    ],
+)
+def test_who_is_reached_without_the_proxy(
+    url: str, names: str, is_direct: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hosts and domains that NO_PROXY names, with or without their port, networks, and always this machine."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "proxy.example:3128")
+    monkeypatch.setenv("NO_PROXY", names)
+    found = proxy_to(url)
+    assert (found is None) is is_direct
+    if found is not None:
+        assert str(found.url) == "http://proxy.example:3128"
 
 
 async def test_a_silent_collector_keeps_no_deadline_waiting() -> None:

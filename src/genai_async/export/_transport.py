@@ -9,8 +9,9 @@ from __future__ import annotations
 import importlib
 import ssl
 from collections.abc import AsyncIterator, Mapping
-from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, NoReturn
+from contextlib import suppress
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -20,19 +21,21 @@ from opentelemetry.sdk.version import __version__ as SDK_VERSION  # noqa: N812
 
 from .._errors import ConfigurationError
 from .._version import VERSION
-from ._config import KEY_IS_ENCRYPTED
 from ._reply import MAX_RESPONSE_BYTES, Reply, SendError
+from ._tls import Stamps, certified, stamps, trusting
 from ._trouble import cause
 
 if TYPE_CHECKING:
     from ._config import ExportConfig
 
-__all__ = ["Transport", "limits"]
+__all__ = ["Transport", "limits", "proxy_to"]
 
 _CHUNKS_AT_ONCE = 50  # of a response, some 20 us each
 
 # Beyond `schedule_delay`, in which a quiet program sends once: with httpx's five seconds it would connect each time.
 _KEEPALIVE = 60.0
+
+_PORTS: Final = {"http": 80, "https": 443}
 
 # The first look-up of a host would import it else, maybe while the program forks.
 importlib.import_module("encodings.idna")
@@ -46,6 +49,11 @@ class Transport:
 
     def __init__(self, config: ExportConfig) -> None:
         self._url = httpx.URL(config.endpoint)
+        self._config = config
+        # Taken before they are read: what is written meanwhile has changed.
+        self._stamps = self._present()
+        self._users = 0
+        self._is_retired = False
         self._inner = config.transport or _connections(config)
         self._timeout = httpx.Timeout(config.timeout, pool=None).as_dict()
         # Names differ in case only by accident (RFC 9110, 5.1): one that is given replaces ours, however it is written.
@@ -62,26 +70,54 @@ class Transport:
         Raises:
             SendError: There is no response.
         """
+        self._users += 1
         try:
-            request = httpx.Request(
-                "POST",
-                self._url,
-                headers={
-                    name.encode(): value.encode("latin-1") for name, value in {**self._headers, **headers}.items()
-                },
-                content=content,
-                extensions={"timeout": self._timeout, "trace": _Handshake()},
-            )
-            request.stream = _Content(content)
-            response = await self._inner.handle_async_request(request)
-            try:
-                return await _read(response)
-            finally:
-                await response.aclose()
+            return await self._post(content, headers)
         except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL) as exc:
             raise SendError(cause(exc), is_retryable=False) from exc
         except (httpx.HTTPError, httpx.StreamError, OSError, ssl.SSLError) as exc:
             raise SendError(cause(exc), is_retryable=True) from exc
+        finally:
+            self._users -= 1
+            await self._end()
+
+    async def _post(self, content: bytes, headers: Mapping[str, str]) -> Reply:
+        request = httpx.Request(
+            "POST",
+            self._url,
+            headers={name.encode(): value.encode("latin-1") for name, value in {**self._headers, **headers}.items()},
+            content=content,
+            extensions={"timeout": self._timeout, "trace": _Handshake()},
+        )
+        request.stream = _Content(content)
+        response = await self._inner.handle_async_request(request)
+        try:
+            return await _read(response)
+        finally:
+            await response.aclose()
+
+    @property
+    def has_files(self) -> bool:
+        """Whether files decide whom it trusts or what it shows."""
+        return bool(self._stamps)
+
+    def is_outdated(self) -> bool:
+        """Whether these files have changed since; to look blocks."""
+        return self._present() != self._stamps
+
+    def _present(self) -> Stamps:
+        is_ours = self._config.transport is None and self._config.endpoint.startswith("https:")
+        return stamps(self._config) if is_ours else ()
+
+    async def retire(self) -> None:
+        """Close the connections once nobody uses them: others take their place."""
+        self._is_retired = True
+        await self._end()
+
+    async def _end(self) -> None:
+        if self._is_retired and not self._users:
+            with suppress(Exception):  # the answer that may have come counts more
+                await self.aclose()
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -135,8 +171,10 @@ class _Once:
 
 
 def _connections(config: ExportConfig) -> httpx.AsyncHTTPTransport:
-    proxy = _proxy(config.endpoint)
-    return httpx.AsyncHTTPTransport(verify=_tls(config, proxy), trust_env=True, limits=limits(config), proxy=proxy)
+    # Without TLS nothing will use it, and one that trusts nobody costs nothing to make.
+    is_secure = config.endpoint.startswith("https:")
+    context = certified(config) if is_secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    return httpx.AsyncHTTPTransport(verify=context, limits=limits(config), proxy=proxy_to(config.endpoint))
 
 
 def limits(config: ExportConfig) -> httpx.Limits:
@@ -148,36 +186,44 @@ def limits(config: ExportConfig) -> httpx.Limits:
     )
 
 
-def _tls(config: ExportConfig, proxy: str | None) -> ssl.SSLContext | bool:
-    secure = config.endpoint.startswith("https:") or (proxy or "").startswith("https:")
-    if not secure:
-        # Nothing will use it; one that trusts nobody costs nothing to make.
-        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if config.certificate is None and config.client_certificate is None:
-        return True
-    context = ssl.create_default_context(cafile=config.certificate)
-    if config.client_certificate is not None:
-        context.load_cert_chain(config.client_certificate, config.client_key, password=_refuse)
-    return context
-
-
-def _refuse() -> NoReturn:
-    # Without this OpenSSL would ask for it on the terminal, and wait.
-    raise ConfigurationError(KEY_IS_ENCRYPTED)
-
-
-def _proxy(endpoint: str) -> str | None:
+def proxy_to(endpoint: str) -> httpx.Proxy | None:
     """The proxy that HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY name; none to this machine, as in Go.
 
     A collector mostly runs beside its program, and a proxy elsewhere could not reach it there.
+
+    Raises:
+        ConfigurationError: It cannot be used.
     """
     parts = urlsplit(endpoint)
-    host = parts.hostname or ""
+    host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
     proxies = getproxies()
-    if _is_here(host) or proxy_bypass(host):
-        return None
     found = proxies.get(parts.scheme) or proxies.get("all")
-    return found if found is None or "://" in found else f"http://{found}"
+    if not found or _is_here(host) or _is_excepted(host, port, proxies.get("no", "")):
+        return None
+    url = found if "://" in found else f"http://{found}"
+    try:
+        # A context of its own, as httpx would make one on the loop; the collector's is not for the proxy.
+        return httpx.Proxy(url, ssl_context=trusting(None) if url.startswith("https:") else None)
+    except (ValueError, httpx.InvalidURL):
+        raise ConfigurationError("the proxy that the environment names cannot be used") from None
+
+
+def _is_excepted(host: str, port: int, names: str) -> bool:
+    """Whether NO_PROXY names it: by host or domain, with or without its port, or by a network that it is in."""
+    quoted = f"[{host}]" if ":" in host else host
+    return proxy_bypass(host) or proxy_bypass(f"{quoted}:{port}") or _is_within(host, names)
+
+
+def _is_within(host: str, names: str) -> bool:
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    for name in names.split(","):
+        with suppress(ValueError):
+            if "/" in name and address in ip_network(name.strip(), strict=False):
+                return True
+    return False
 
 
 def _is_here(host: str) -> bool:

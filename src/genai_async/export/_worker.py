@@ -292,8 +292,7 @@ class Worker:
         self.retried += batch.attempts > 0
         try:
             with anyio.fail_after(self._config.timeout):
-                transport = await sender.transport()
-                reply = await transport.post(content, sender.headers)
+                reply = await sender.post(content)
         except SendError as fault:
             if fault.is_retryable:
                 return Verdict(Action.RETRY, detail=fault.kind)
