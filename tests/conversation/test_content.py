@@ -750,6 +750,14 @@ def test_a_cut_structure_says_how_much_there_was() -> None:
     assert found["a"]["0"] == 0
 
 
+def test_texts_of_a_kind_of_their_own() -> None:
+    """What is marked as a text of some kind, as templates do, is the text that it is, and no list of characters."""
+
+    class Markup(str): ...
+
+    assert Gate(True, None, 1000).json({"page": Markup("<p>")}, is_message=False) == '{"page":"<p>"}'
+
+
 def test_a_redactor_never_sees_half_a_secret() -> None:
     """Of a text far over the limit the redactor gets the beginning, and what stands where that ends is not kept."""
     asked: list[int] = []

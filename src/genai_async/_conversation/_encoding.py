@@ -56,6 +56,8 @@ def readable(value: Any) -> object:
     if found is not None:
         return found
     kind = type(cast(object, value))
+    if issubclass(kind, str):
+        return str.__str__(value)  # it would be a sequence of characters
     if issubclass(kind, MAPPINGS):
         return dict(value)
     if issubclass(kind, Sequence) and not issubclass(kind, list | tuple):  # which come here as keys
