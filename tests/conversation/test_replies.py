@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import json
+import tracemalloc
+import weakref
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
@@ -278,6 +283,19 @@ def test_what_is_recorded_by_hand_stands_for_what_a_stream_tells(spans: Traced, 
     assert told["gen_ai.response.model"] == "m-1"
 
 
+def test_what_is_recorded_by_hand_between_two_streams(spans: Traced, turn: ga.Turn) -> None:
+    """It stands against the second stream as well, however it came to replace what the first one told."""
+    with turn.start_llm("m", provider_name="p") as llm:
+        list(llm.stream(_STREAMS["chat"], record=True))
+        llm.record(output_messages=["mine"], response_id="mine")
+        llm.usage = ga.Usage(input_tokens=1)
+        list(llm.stream([{**chunk, "model": "m-2"} for chunk in _STREAMS["chat"]], record=True))
+    told = spans.one("chat m").attributes
+    assert "mine" in told["gen_ai.output.messages"]
+    assert (told["gen_ai.response.id"], told["gen_ai.usage.input_tokens"]) == ("mine", 1)
+    assert told["gen_ai.response.model"] == "m-2"
+
+
 def test_a_second_try_in_the_same_call(spans: Traced, turn: ga.Turn) -> None:
     """What the last stream of a call tells is what counts, and one of which nothing came tells nothing."""
 
@@ -310,13 +328,224 @@ def test_texts_and_several_choices(spans: Traced, turn: ga.Turn) -> None:
     assert spans.faults == {}
 
 
-def test_calls_without_a_place(spans: Traced, turn: ga.Turn) -> None:
-    """Services that send each call as a whole may leave out where it stands."""
-    calls = [_tool_call("track", "{}", id=f"call_{number}") for number in range(2)]
-    with turn.start_llm("m", provider_name="p") as llm:
-        list(llm.stream([_chat_chunk(tool_calls=calls)], record=True))
+def _fragment(name: str | None, arguments: Any, **more: Any) -> dict[str, Any]:
+    return _chat_chunk(tool_calls=[{"function": {"name": name, "arguments": arguments}, **more}])
+
+
+_TWO = [{"id": "a", "name": "track", "arguments": {"id": 7}}, {"id": "b", "name": "refund", "arguments": {"id": 8}}]
+
+
+@pytest.mark.parametrize(
+    ("chunks", "calls"),
+    [
+        pytest.param(
+            [_fragment("track", '{"id": 7}', id="a", index=0), _fragment("refund", '{"id": 8}', id="b", index=0)],
+            _TWO,
+            id="all at one place",
+        ),
+        pytest.param(
+            [_fragment("track", '{"id": 7}', id="a"), _fragment("refund", '{"id": 8}', id="b")], _TWO, id="no place"
+        ),
+        pytest.param(
+            [_fragment("track", "", id="a"), _fragment(None, '{"id"'), _fragment(None, ": 7}")],
+            _TWO[:1],
+            id="fragments without a place",
+        ),
+        pytest.param(
+            [_fragment("track", "", id="a"), _fragment("track", '{"id": 7}', id="a")], _TWO[:1], id="all told again"
+        ),
+        pytest.param(
+            [_fragment("track", '{"id":', id="a", index=0), _fragment(None, "7}", id="other", index=0)],
+            _TWO[:1],
+            id="an id for each fragment",
+        ),
+        pytest.param([_fragment("track", {"id": 7}, id="a", index=0)], _TWO[:1], id="arguments as an object"),
+        pytest.param(
+            [
+                _chat_chunk(tool_calls=[{"index": 0, "id": "a", "custom": {"name": "sh", "input": "l"}}]),
+                _chat_chunk(tool_calls=[{"index": 0, "custom": {"input": "s"}}]),
+            ],
+            [{"id": "a", "name": "sh", "arguments": "ls"}],
+            id="custom",
+        ),
+        pytest.param(
+            [
+                _chat_chunk(function_call={"name": "track", "arguments": '{"id"'}),
+                _chat_chunk(function_call={"arguments": ": 7}"}),
+            ],
+            [{"name": "track", "arguments": {"id": 7}}],
+            id="the only one",
+        ),
+    ],
+)
+def test_streamed_calls(
+    spans: Traced, turn: ga.Turn, chunks: list[dict[str, Any]], calls: list[dict[str, Any]]
+) -> None:
+    """However a service says which fragment belongs to which call, each is recorded as the call that it is."""
+    list(turn.start_llm("m", provider_name="p").stream(chunks, record=True))
     (message,) = spans.json("gen_ai.output.messages")
-    assert [part["id"] for part in message["parts"]] == ["call_0", "call_1"]
+    assert message["parts"] == [{"type": "tool_call", **call} for call in calls]
+    assert spans.faults == {}
+
+
+def _raw_choice(**choice: Any) -> dict[str, Any]:
+    return {"id": "r-1", "choices": [{"index": 0, **choice}]}
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        _raw_choice(text=_TEXT, finish_reason="stop"),
+        _raw_choice(message={"content": _TEXT}, finish_reason="stop"),
+        _chat_chunk(content=[{"type": "text", "text": _TEXT}]),
+        _chat_chunk(audio={"id": "au_1", "transcript": _TEXT}),
+    ],
+    ids=["text", "message", "blocks", "audio"],
+)
+def test_where_services_have_the_text(spans: Traced, turn: ga.Turn, chunk: dict[str, Any]) -> None:
+    """The older completions, services that stream messages, Mistral, and models that speak."""
+    list(turn.start_llm("m", provider_name="p").stream([chunk], record=True))
+    assert spans.json("gen_ai.output.messages")[0]["parts"] == [{"type": "text", "content": _TEXT}]
+    assert spans.faults == {}
+
+
+def test_rarer_streams(spans: Traced, turn: ga.Turn) -> None:
+    """Thoughts as blocks, usage where Groq has it, and a conversation that Anthropic has summed up."""
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
+    ending = {**_chat_chunk("stop", content=_TEXT), "x_groq": {"usage": _CHAT_USAGE}}
+    list(turn.start_llm("m", provider_name="p").stream([_chat_chunk(content=[thought]), ending], record=True))
+    parts = [{"type": "reasoning", "content": "Hm."}, {"type": "text", "content": _TEXT}]
+    assert spans.json("gen_ai.output.messages")[0]["parts"] == parts
+    assert spans.last().attributes["gen_ai.usage.input_tokens"] == 12
+    events = [
+        _block("start", 0, "content_block", {"type": "compaction", "content": None}),
+        _block("delta", 0, "delta", {"type": "compaction_delta", "content": _TEXT}),
+    ]
+    list(turn.start_llm("m", provider_name="p").stream(events, record=True))
+    assert spans.json("gen_ai.output.messages")[0]["parts"] == [{"type": "compaction", "content": _TEXT}]
+    assert spans.faults == {}
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        _chat_chunk(pictures=["one"]),
+        _chat_chunk(content=[{"type": "picture"}]),
+        _chat_chunk(audio={"data": "AAAA"}),
+        {"choices": [{"index": 10**9, "delta": {"content": _TEXT}}]},
+        _block("delta", 1, "delta", {"type": "picture_delta"}),
+    ],
+    ids=str,
+)
+def test_what_a_stream_says_in_another_way(spans: Traced, turn: ga.Turn, chunk: dict[str, Any]) -> None:
+    """What is not known is counted, once for a stream."""
+    begin = _STREAMS["message" if "type" in chunk else "chat"][:7]
+    list(turn.start_llm("m", provider_name="p").stream([*begin, chunk, chunk], record=True))
+    assert spans.faults == {"LLM.stream": 1}
+    assert '"Let me ' in spans.last().attributes["gen_ai.output.messages"]
+
+
+_BEGUN = {"type": "response.created", "response": {"id": "r-1", "status": "in_progress", "output": []}}
+
+
+def _event(kind: str, **event: Any) -> dict[str, Any]:
+    return {"type": f"response.{kind}", "output_index": 0, **event}
+
+
+@pytest.mark.parametrize(
+    ("events", "parts"),
+    [
+        pytest.param(
+            [_event("reasoning_summary_text.delta", delta=piece) for piece in ("H", "m.")],
+            [{"type": "reasoning", "content": "Hm."}],
+            id="reasoning",
+        ),
+        pytest.param([_event("refusal.delta", delta="No")], [{"type": "text", "content": "No"}], id="refusal"),
+        pytest.param(
+            [_event("output_text.delta", content_index=place, delta=text) for place, text in enumerate(("one", "two"))],
+            [{"type": "text", "content": "one"}, {"type": "text", "content": "two"}],
+            id="two parts",
+        ),
+        pytest.param(
+            [
+                _event("output_item.added", item={"type": "function_call", "call_id": "call_1", "name": "track"}),
+                _event("function_call_arguments.delta", delta='{"id":'),
+                _event("function_call_arguments.delta", delta=" 7}"),
+            ],
+            [_CALL],
+            id="a call",
+        ),
+        pytest.param(
+            [_event("output_item.added", item={"type": "function_call", "call_id": "call_1", "name": "track"})],
+            [{"type": "tool_call", "name": "track", "id": "call_1"}],
+            id="a call's name",
+        ),
+        pytest.param(
+            [
+                _event("output_item.done", item={"type": "message", "content": [{"type": "output_text", "text": "a"}]}),
+                _event("output_text.delta", output_index=1, delta="b"),
+            ],
+            [{"type": "text", "content": "a"}, {"type": "text", "content": "b"}],
+            id="an item and a text",
+        ),
+    ],
+)
+@pytest.mark.parametrize("is_resumed", [False, True])
+def test_what_came_of_a_response(
+    spans: Traced, turn: ga.Turn, events: list[dict[str, Any]], parts: list[dict[str, Any]], is_resumed: bool
+) -> None:
+    """Of a response that is broken off, and of one that is resumed in the middle, all that was said is recorded."""
+    chunks = events if is_resumed else [_BEGUN, *events]
+    with turn.start_llm("m", provider_name="p").stream([*chunks, _BEGUN], record=True) as stream:
+        for _ in chunks:
+            next(stream)
+    assert spans.json("gen_ai.output.messages") == [{"role": "assistant", "parts": parts}]
+    assert spans.last().attributes["gen_ai.response.finish_reasons"] == ["error"]
+    assert spans.faults == {}
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled"])
+def test_a_response_that_has_failed(spans: Traced, turn: ga.Turn, status: str) -> None:
+    """The conventions' word for a reason that never came is `error`."""
+    turn.start_llm("m", provider_name="p").record(response={**RESPONSE, "status": status}).end()
+    assert spans.last().attributes["gen_ai.response.finish_reasons"] == ["error"]
+
+
+def _of_choice(place: int, finish_reason: str | None = None, **delta: Any) -> dict[str, Any]:
+    return {"id": "r-1", "choices": [{"index": place, "delta": delta, "finish_reason": finish_reason}]}
+
+
+@pytest.mark.parametrize("in_block", [False, True])
+@pytest.mark.parametrize(
+    ("chunks", "reasons"),
+    [
+        ([_of_choice(0, content="zero"), _of_choice(1, "stop", content="one")], ["error", "stop", "error"]),
+        ([_of_choice(0, "stop", content="zero")], ["stop", "error", "error"]),
+        ([_of_choice(2, "stop", content="two")], ["error", "error", "stop"]),
+    ],
+)
+def test_reasons_stand_where_their_choices_do(
+    spans: Traced, turn: ga.Turn, chunks: list[dict[str, Any]], reasons: list[str], in_block: bool
+) -> None:
+    """Where a stream is broken off, `error` stands for each choice that had not ended."""
+    llm = turn.start_llm("m", provider_name="p", choice_count=3)
+    if in_block:
+        llm.__enter__()
+    with llm.stream([*chunks, *chunks], record=True) as stream:
+        for _ in chunks:
+            next(stream)
+    if in_block:
+        llm.__exit__(None, None, None)
+    told = spans.last().attributes
+    assert told["gen_ai.response.finish_reasons"] == reasons
+    assert told["error.type"] == "abandoned"
+
+
+def test_the_reasons_of_a_whole_reply(spans: Traced, turn: ga.Turn) -> None:
+    """A choice without one has its place, too."""
+    choices = [{"message": None, "finish_reason": None}, CHAT["choices"][0]]  # type: ignore[index]
+    turn.start_llm("m", provider_name="p").record(response={**CHAT, "choices": choices}).end()
+    assert spans.last().attributes["gen_ai.response.finish_reasons"] == ["error", "tool_calls"]
 
 
 class _Hostile(Mapping[str, Any]):
@@ -360,6 +589,12 @@ def test_a_sentinel_for_no_reply(spans: Traced, turn: ga.Turn) -> None:
     class NotGiven: ...
 
     turn.start_llm("m", provider_name="p").record(response=NotGiven(), response_id=None).end()  # type: ignore[arg-type]
+    nothing: Any = NotGiven()
+    beside = dict.fromkeys(("usage", "response_model", "response_id", "output_messages", "finish_reasons"), nothing)
+    turn.start_llm("m", provider_name="p").record(response=RESPONSE, **beside).end()
+    assert spans.last().attributes["gen_ai.response.id"] == "r-1"
+    assert spans.last().attributes["gen_ai.usage.input_tokens"] == 12
+    assert _TEXT in spans.last().attributes["gen_ai.output.messages"]
     assert spans.faults == {}
 
 
@@ -369,7 +604,98 @@ def test_long_streams_keep_what_an_attribute_holds(spans: Traced, turn: ga.Turn)
     for _ in llm.stream(("a" * 2**16 for _ in range(100)), record=True):
         pass
     (message,) = spans.json("gen_ai.output.messages")
-    assert message["parts"][0]["content"].endswith("truncated]")
+    assert message["parts"][0]["content"].endswith(f"…[{100 * 2**16} characters, truncated]")
+
+
+_LONG = {
+    "chat": [
+        *(_chat_chunk(reasoning="Hm." * 1000) for _ in range(10)),
+        *(_chat_chunk(content=f"{_TEXT}") for _ in range(3000)),
+        _fragment("track", '{"id": 7}', id="call_1", index=0),
+        {"choices": [{"index": 1, "delta": {"content": _TEXT}, "finish_reason": "stop"}]},
+        {**_chat_chunk("tool_calls"), "usage": _CHAT_USAGE},
+    ],
+    "message": [
+        *_STREAMS["message"][:2],
+        *(_block("delta", 0, "delta", {"type": "thinking_delta", "thinking": "Hm." * 1000}) for _ in range(10)),
+        *_STREAMS["message"][5:],
+    ],
+}
+
+
+@pytest.mark.parametrize("api", _LONG)
+def test_a_long_text_leaves_room(monkeypatch: pytest.MonkeyPatch, api: str) -> None:
+    """What a service tells has no part in the room for texts, and a long text none in that of the others."""
+    monkeypatch.setenv("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "2000")
+    with traced() as found:
+        list(ga.Session().start_turn().start_llm("m", provider_name="p").stream(_LONG[api], record=True))
+        told = found.one("chat m").attributes
+        messages = json.loads(told["gen_ai.output.messages"])
+    reasons = ["tool_calls", "stop"] if api == "chat" else ["tool_use"]
+    assert told["gen_ai.response.finish_reasons"] == reasons
+    assert told["gen_ai.usage.output_tokens"] == 9
+    assert messages[0]["parts"][-1] == _CALL
+    assert messages[0]["parts"][0]["content"].endswith("[30000 characters, truncated]")
+    assert messages[-1]["parts"][-1 if api == "chat" else 1]["content"] == _TEXT
+    assert found.faults == {}
+
+
+def _single() -> Iterator[dict[str, Any]]:
+    for number in range(50_001):
+        yield _chat_chunk(content=chr(0x4E00 + number % 20_000))
+
+
+def _items() -> Iterator[dict[str, Any]]:
+    for number in range(31):
+        item = {"type": "image_generation_call", "result": f"{number}" + "A" * 2**20}
+        yield _event("output_item.done", output_index=number, item=item)
+
+
+def _blocks() -> Iterator[dict[str, Any]]:
+    for number in range(31):
+        yield _block("start", number, "content_block", {"type": "text", "text": f"{number}" + "A" * 2**20})
+
+
+@pytest.mark.parametrize("capture", [False, True])
+@pytest.mark.parametrize(
+    ("chunks", "count", "most"), [(_single, 50_000, 300_000), (_items, 30, 19_000_000), (_blocks, 30, 19_000_000)]
+)
+def test_what_is_held_of_a_stream(chunks: Callable[[], Iterator[Any]], count: int, most: int, capture: bool) -> None:
+    """Not much more than what is kept of its texts, and nothing of them where content is not recorded."""
+    with traced(capture_content=capture):
+        stream = ga.Session().start_turn().start_llm("m", provider_name="p").stream(chunks(), record=True)
+        tracemalloc.start()
+        try:
+            deque(itertools.islice(stream, count), maxlen=0)
+            gc.collect()
+            held = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+        # The stream itself has the chunk at hand.
+        assert held < (most if capture else 1_100_000)
+        stream.close()
+
+
+@pytest.mark.parametrize("is_ended_first", [False, True])
+def test_nothing_is_held_after_the_end(spans: Traced, turn: ga.Turn, is_ended_first: bool) -> None:
+    """Whoever keeps the stream does not keep the reply."""
+
+    class Reply(dict[str, Any]): ...
+
+    reply = Reply(RESPONSE)
+    llm = turn.start_llm("m", provider_name="p")
+    events = [{**_STREAMS["response"][-1], "response": reply}]
+    stream = llm.stream((events.pop() for _ in range(1)), record=True)
+    next(stream)
+    if is_ended_first:
+        llm.end()
+    else:
+        list(stream)
+    kept = weakref.ref(reply)
+    del reply
+    gc.collect()
+    assert kept() is None
+    assert _TEXT in spans.last().attributes["gen_ai.output.messages"]
 
 
 @pytest.mark.parametrize("record", [False, True])

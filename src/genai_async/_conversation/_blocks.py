@@ -27,7 +27,7 @@ from ._messages import (
     UriPart,
     modality_of,
 )
-from ._texts import MAX_CONTENT_BYTES, to_base64
+from ._texts import MAX_CONTENT_BYTES, Head, to_base64
 
 _Dict: TypeAlias = Mapping[str, Any]
 
@@ -79,6 +79,8 @@ def _flat(part: Part) -> Part:
             raise FieldError("a message part needs a type")
         # On the wire the data stands beside the type, which no struct can say.
         return cast(Part, {**copied(part.data), "type": part.type})
+    if isinstance(part, TextPart | ReasoningPart) and type(part.content) is Head:
+        return part
     return msgspec.convert(copied(part), type(part))
 
 

@@ -15,7 +15,7 @@ from ._agent import agent_of, given_text
 from ._blocks import blob_of, media_from_url
 from ._clock import Time
 from ._content import Gate
-from ._faults import FieldError, is_omitted
+from ._faults import FieldError, is_omitted, is_sentinel
 from ._fields import Field, LLMFields, to_usage
 from ._handle import SpanHandle, span_name
 from ._messages import BlobPart, Dumps, FilePart, Message, Part, ReasoningPart, TextPart, Usage, modality_of
@@ -70,7 +70,7 @@ class ModelCall(SpanHandle):
 
     def read_reply(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """The fields with what a reply among them tells in its place."""
-        given = {name: value for name, value in fields.items() if name != "response" and value is not None}
+        given = {name: value for name, value in fields.items() if name != "response" and not _is_absent(value)}
         reply = fields.get("response")
         if reply is None or not self.is_recording:
             return given
@@ -159,8 +159,9 @@ class ModelCall(SpanHandle):
         if record and self.is_recording:
             from ._chunks import Assembly
 
+            room = self._gate.limit_bytes + OVERLAP if self._gate.capture else 0
             # Kept here too: the call may end before its stream does.
-            assembly = self._waiting[_ASSEMBLY] = Assembly(self._gate.limit_bytes + OVERLAP)
+            assembly = self._waiting[_ASSEMBLY] = Assembly(room)
         return stream_of(self, chunks, assembly)
 
     def fill(self, assembly: Assembly) -> None:
@@ -174,18 +175,22 @@ class ModelCall(SpanHandle):
         except Exception as exc:
             self.drop_chunk(exc)
             return
-        # A further stream of this call, such as a second try, says it anew.
-        filled: set[str] = self._waiting.setdefault(_FILLED, set())
+        if assembly.missed is not None:
+            self.drop_chunk(FieldError(assembly.missed))
+        # A further stream of this call, such as a second try, says anew what the one before it said.
+        filled: dict[str, Any] = self._waiting.setdefault(_FILLED, {})
         for name, value in told.items():
-            if name in filled or not self._knows(name):
-                filled.add(name)
+            standing = self._standing(name)
+            if standing is None or standing is filled.get(name):
                 self._record({name: value})
+                filled[name] = self._standing(name)
 
-    def _knows(self, name: str) -> bool:
+    def _standing(self, name: str) -> Any:
+        """What is recorded under a field's name; None without it."""
         if name == "usage":
-            return self._usage is not None
+            return self._usage
         key = self._fields[name].key
-        return key in cast("dict[str, Any]", self._attributes) or key in self._waiting
+        return self._waiting.get(key, cast("dict[str, Any]", self._attributes).get(key))
 
     def drop_chunk(self, exc: Exception) -> None:
         """Count what cannot be read of a stream."""
@@ -280,14 +285,10 @@ class ModelCall(SpanHandle):
         if _ASSEMBLY in self._waiting:
             self.fill(self._waiting[_ASSEMBLY])
         pieces: list[Part] | None = self._waiting.pop(_PIECES, None)
-        if self._is_cut and self._outcome is None and sc.RESPONSE_FINISH_REASONS not in attributes:
-            self._note(GeneratorExit())
+        if self._is_cut or self._outcome is not None:
+            self._put_missing_reasons(attributes)
         if self._usage is not None:
             self._put_usage(self._usage, totals_only=False)
-        if (self._outcome is not None or self._is_cut) and sc.RESPONSE_FINISH_REASONS not in attributes:
-            # A reason was expected for each choice and never came.
-            choices = min(attributes.get(sc.REQUEST_CHOICE_COUNT, 1), _MAX_CHOICES)
-            attributes[sc.RESPONSE_FINISH_REASONS] = ("error",) * choices
         if sc.REQUEST_MODEL in attributes:
             self._span.update_name(span_name(self._operation, attributes[sc.REQUEST_MODEL]))
         if pieces is not None:
@@ -295,6 +296,15 @@ class ModelCall(SpanHandle):
         agent = agent_of(self)
         if agent is not None:
             agent._tally(self._usage, attributes.get(sc.RESPONSE_FINISH_REASONS))
+
+    def _put_missing_reasons(self, attributes: dict[str, Any]) -> None:
+        reasons = attributes.get(sc.RESPONSE_FINISH_REASONS, ())
+        missing = min(attributes.get(sc.REQUEST_CHOICE_COUNT, 1), _MAX_CHOICES) - len(reasons)
+        if self._outcome is None and (missing > 0 or "error" in reasons):
+            self._note(GeneratorExit())
+        if missing > 0:
+            # A reason was expected for each choice and never came.
+            attributes[sc.RESPONSE_FINISH_REASONS] = (*reasons, *("error",) * missing)
 
     def _put_pieces(self, pieces: list[Part]) -> None:
         messages: list[Message] = list(self._waiting.get(sc.OUTPUT_MESSAGES, ()))
@@ -318,6 +328,10 @@ class ModelCall(SpanHandle):
         else:
             messages[last] = msgspec.structs.replace(messages[last], parts=(*said, *messages[last].parts, *media))
         self._put("output_messages", messages)
+
+
+def _is_absent(value: object) -> bool:
+    return value is None or is_sentinel(value)
 
 
 def _media_part(

@@ -13,7 +13,7 @@ from ._faults import FieldError
 from ._outcome import class_name
 
 # How the Responses API says that a reply has ended. It has no word for why, where the model was done.
-_STATUSES: Final = {"completed": "stop", "failed": "failed", "cancelled": "cancelled", "incomplete": "incomplete"}
+_STATUSES: Final = {"completed": "stop", "failed": "error", "cancelled": "error", "incomplete": "incomplete"}
 
 
 def reply_fields(reply: object) -> dict[str, Any]:
@@ -53,9 +53,13 @@ def look(value: object, name: str) -> Any:
 def _chosen(choices: list[object]) -> dict[str, Any]:
     """Chat completions, and the older ones of plain text."""
     messages = [look(choice, "message") or look(choice, "text") for choice in choices]
+    reasons = [look(choice, "finish_reason") for choice in choices]
+    if any(isinstance(reason, str) for reason in reasons):
+        # They tell by their places which choice they belong to.
+        reasons = [reason if isinstance(reason, str) else "error" for reason in reasons]
     return {
         "output_messages": [message for message in messages if message is not None],
-        "finish_reasons": _words(*(look(choice, "finish_reason") for choice in choices)),
+        "finish_reasons": _words(*reasons),
     }
 
 

@@ -56,8 +56,9 @@ class Passage(Generic[_Chunk]):
         if self._ended:
             return
         self._ended = True
-        if self._assembly is not None:
-            self._llm.fill(self._assembly)
+        assembly, self._assembly = self._assembly, None
+        if assembly is not None:
+            self._llm.fill(assembly)
         if not self._llm.is_entered:
             self._llm.end(error=error)
         elif isinstance(error, GeneratorExit):
