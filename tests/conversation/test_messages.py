@@ -1037,6 +1037,28 @@ def test_the_users_words_come_after_what_was_given(spans: Traced, session: ga.Se
             ),
             {"input_tokens": 10, "output_tokens": 20},
         ),
+        (
+            {
+                "input_tokens": 10,
+                "output_tokens": 20,
+                "cache_read_input_tokens": 0,
+                "output_tokens_details": {"thinking_tokens": 5},
+            },
+            {"input_tokens": 10, "output_tokens": 20, "cache_read.input_tokens": 0, "reasoning.output_tokens": 5},
+        ),
+        (
+            {"input_tokens": 10, "output_tokens": 20, "output_tokens_details": {"thinking_tokens": 5}},
+            {"input_tokens": 10, "output_tokens": 20, "reasoning.output_tokens": 5},
+        ),
+        (
+            {
+                "prompt_tokens": 10,
+                "completion_tokens": 20,
+                "prompt_cache_hit_tokens": 4,
+                "prompt_cache_miss_tokens": 6,
+            },
+            {"input_tokens": 10, "output_tokens": 20, "cache_read.input_tokens": 4},
+        ),
     ],
 )
 def test_usage(spans: Traced, turn: ga.Turn, given: Any, expected: dict[str, int]) -> None:

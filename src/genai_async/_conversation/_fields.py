@@ -248,19 +248,22 @@ def _anthropic_usage(found: Mapping[str, Any]) -> Usage:
     read, written = found.get("cache_read_input_tokens"), found.get("cache_creation_input_tokens")
     fresh = found.get("input_tokens")
     total = None if fresh is None else fresh + (read or 0) + (written or 0)
-    return Usage(total, found.get("output_tokens"), cache_read_tokens=read, cache_write_tokens=written)
+    thought = _details_in(found, "output_tokens_details").get("thinking_tokens")
+    return Usage(total, found.get("output_tokens"), thought, cache_read_tokens=read, cache_write_tokens=written)
 
 
 def _openai_usage(found: Mapping[str, Any]) -> Usage:
-    # The last of each are LangChain's, and the Realtime API's.
+    # The last of each are LangChain's, and the Realtime API's. Anthropic says `thinking_tokens`, and DeepSeek has what
+    # it found in its cache beside the totals.
     received = _details_in(found, "prompt_tokens_details", "input_tokens_details", "input_token_details")
     sent = _details_in(found, "completion_tokens_details", "output_tokens_details", "output_token_details")
     cached = received.get("cached_tokens", received.get("cache_read"))
+    cached = found.get("prompt_cache_hit_tokens") if cached is None else cached
     written = received.get("cache_write_tokens", received.get("cache_creation"))
     return Usage(
         found.get("prompt_tokens", found.get("input_tokens")),
         found.get("completion_tokens", found.get("output_tokens")),
-        reasoning_tokens=sent.get("reasoning_tokens", sent.get("reasoning")),
+        reasoning_tokens=sent.get("reasoning_tokens", sent.get("reasoning", sent.get("thinking_tokens"))),
         cache_read_tokens=found.get("cache_read_input_tokens") if cached is None else cached,
         cache_write_tokens=found.get("cache_creation_input_tokens") if written is None else written,
         text_input_tokens=received.get("text_tokens"),
