@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import genai_async as ga
+from genai_async._conversation._stream import Stream
 from genai_async._testing._record import SpanRecord
 
 from .support import Traced
@@ -150,6 +151,45 @@ def test_closing_a_plain_stream_closes_all_of_it() -> None:
     assert failing.closed == 1
     ga.start_llm("m", provider_name="p").stream(whole).close()
     assert next(whole) == "a"
+
+
+@pytest.mark.parametrize("kind", [Response, Either])
+def test_a_response_that_wants_to_be_awaited(kind: type[Response]) -> None:
+    """Read without `await`, a response whose `close` has to be awaited is left open, and nothing warns."""
+
+    class Awaited(kind):  # type: ignore[misc, valid-type]
+        async def close(self) -> None:
+            self.closed += 1
+
+    response = Awaited()
+    with ga.start_llm("m", provider_name="p").stream(response) as stream:
+        assert list(stream) == ["It is ", "in Osaka."]
+    gc.collect()
+    assert response.closed == 0
+
+
+@pytest.mark.anyio
+async def test_close_by_the_name_that_clients_have(spans: Traced) -> None:
+    """`await stream.close()` closes as `aclose` does."""
+    response = Either()
+    stream: ga.Stream[str] = Stream(ga.start_llm("m", provider_name="p"), response, None)
+    await anext(stream)
+    await stream.close()
+    assert response.closed == 1
+    assert spans.one("chat m").attributes["error.type"] == "abandoned"
+
+
+def test_a_response_of_a_class_that_answers_nothing() -> None:
+    """What cannot be read fails where it is read, as it would by itself."""
+
+    class Silent(type):
+        def __getattr__(cls, name: str) -> Any:
+            raise RuntimeError(name)
+
+    class Odd(metaclass=Silent): ...
+
+    stream = ga.start_llm("m", provider_name="p").stream(Odd())  # type: ignore[call-overload]
+    assert not isinstance(stream, Iterable)
 
 
 def test_a_stream_that_can_be_read_in_both_ways(spans: Traced) -> None:

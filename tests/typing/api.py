@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import assert_type
@@ -90,6 +90,14 @@ async def chunks() -> AsyncIterator[bytes]:
     yield b"chunk"
 
 
+class Both:
+    def __iter__(self) -> Iterator[bytes]:
+        yield b"chunk"
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return chunks()
+
+
 async def look_up(parcel: int, *, strict: bool = True) -> str:
     return f"{parcel} {strict}"
 
@@ -160,6 +168,11 @@ async def call_model(turn: ga.Turn) -> None:
             assert_type(text, str)
         with llm.stream(iter([1])) as numbers:
             assert_type(numbers, ga.SyncStream[int])
+        async for either in llm.stream(Both()):
+            assert_type(either, bytes)
+        with llm.stream(Both()) as both:
+            for either in both:
+                assert_type(either, bytes)
         llm.record(usage=ga.Usage(input_tokens=1, output_tokens=0), response_id="r", response_model="gpt-4o-2024")
         llm.usage = ga.Usage(1)
         llm.record_error(TimeoutError()).record_error("rate_limited")

@@ -20,7 +20,7 @@ from ._fields import Field, LLMFields, to_usage
 from ._handle import SpanHandle, span_name
 from ._messages import BlobPart, Dumps, FilePart, Message, Part, ReasoningPart, TextPart, Usage, modality_of
 from ._runtime import Runtime
-from ._stream import Stream, SyncStream, stream_of
+from ._stream import Either, EitherStream, Stream, SyncStream, stream_of
 from ._texts import OVERLAP
 
 if TYPE_CHECKING:
@@ -140,6 +140,8 @@ class ModelCall(SpanHandle):
                 self._drop("LLM.attach_media", exc)
         return self
 
+    @overload
+    def stream(self, chunks: Either[_Chunk], *, record: bool = False) -> EitherStream[_Chunk]: ...
     @overload
     def stream(self, chunks: AsyncIterable[_Chunk], *, record: bool = False) -> Stream[_Chunk]: ...
     @overload

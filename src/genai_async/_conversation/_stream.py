@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
-from inspect import isawaitable
+from inspect import isawaitable, iscoroutine
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, cast
 
 if TYPE_CHECKING:
     from ._chunks import Assembly
     from ._llm import ModelCall
 
 _Chunk = TypeVar("_Chunk")
+_Read_co = TypeVar("_Read_co", covariant=True)
+
+
+class Either(AsyncIterable[_Read_co], Iterable[_Read_co], Protocol[_Read_co]):
+    """A response that can be read in both ways, as LiteLLM and instrumentations wrap what clients return."""
 
 
 class Passage(Generic[_Chunk]):
@@ -110,6 +115,10 @@ class Stream(Passage[_Chunk]):
             if self._chunks is not self._source:
                 await _close(self._source)
 
+    async def close(self) -> None:
+        """The same as `aclose`, under the name that it has in the OpenAI and Anthropic clients."""
+        await self.aclose()
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -170,9 +179,13 @@ class SyncStream(Passage[_Chunk]):
 
 
 class EitherStream(Stream[_Chunk], SyncStream[_Chunk]):
-    """Of a response that can be read in both ways, as instrumentations wrap what clients return."""
+    """Of a response that can be read in both ways: `close` is that of a plain stream, `aclose` is awaited."""
 
     __slots__ = ()
+
+    def close(self) -> Any:
+        """Stop early, without `await`."""
+        return SyncStream[_Chunk].close(self)
 
 
 def stream_of(
@@ -180,9 +193,9 @@ def stream_of(
 ) -> Stream[_Chunk] | SyncStream[_Chunk]:
     """The response passed through in the way that it can be read: others ask by `__aiter__` how to read on."""
     kind = type(source)
-    if not hasattr(kind, "__iter__"):
+    if not issubclass(kind, Iterable):
         return Stream(llm, source, assembly)  # whatever is none of both fails where it is read
-    return (EitherStream if hasattr(kind, "__aiter__") else SyncStream)(llm, source, assembly)
+    return (EitherStream if issubclass(kind, AsyncIterable) else SyncStream)(llm, source, assembly)
 
 
 async def _close(closable: object) -> None:
@@ -194,5 +207,6 @@ async def _close(closable: object) -> None:
 
 def _close_plainly(closable: object) -> None:
     close: Any = getattr(closable, "close", None)
-    if close is not None:
-        close()
+    closing = close() if close is not None else None
+    if iscoroutine(closing):
+        closing.close()  # or Python says that nobody awaited it
