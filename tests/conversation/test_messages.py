@@ -1140,9 +1140,10 @@ def test_no_span_takes_what_clients_leave_out(spans: Traced, session: ga.Session
     llm = turn.start_llm(nothing, provider_name="p", operation=nothing, attributes=nothing)
     assert llm.model == "gpt-4o"
     llm.usage = nothing
-    llm.record(usage=nothing).end()
+    llm.output(nothing).think(nothing)
+    llm.record(usage=nothing, stop_sequences=[nothing]).end(end_time=nothing)
     assert spans.last().name == "chat gpt-4o"
-    tool = turn.start_tool("t", arguments={"id": 7}).record(arguments=nothing)
+    tool = turn.start_tool("t", arguments={"id": 7}, start_time=nothing).record(arguments=nothing)
     tool.result = nothing
     tool.end()
     told = attributes_of(spans.last())

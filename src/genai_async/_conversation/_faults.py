@@ -30,9 +30,9 @@ _SENTINELS: Final = frozenset({"NotGiven", "Omit"})
 
 
 def is_omitted(value: object) -> bool:
-    """Whether it says that nothing is passed: with None in a list, or as the OpenAI and Anthropic clients say it."""
+    """Whether it says that nothing is passed: as the OpenAI and Anthropic clients say it, or with that in a list."""
     if type(value) is list or type(value) is tuple:
-        return all(item is None for item in cast("list[object]", value))
+        return all(item is None or is_sentinel(item) for item in cast("list[object]", value))
     return is_sentinel(value)
 
 

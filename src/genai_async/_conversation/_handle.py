@@ -14,7 +14,7 @@ from .._loop import still_runs
 from ._carrier import write_carrier
 from ._clock import Time, to_ns
 from ._content import Gate
-from ._faults import FieldError
+from ._faults import FieldError, is_omitted
 from ._recording import Recording
 from ._runtime import Runtime
 from ._scope import NOWHERE, Scope, context_with, current_context, enter, ids_of, leave_one, span_of
@@ -327,7 +327,8 @@ class SpanHandle(Recording):
         try:
             return to_ns(value)
         except FieldError as exc:
-            self._drop("a time", exc)
+            if not is_omitted(value):
+                self._drop("a time", exc)
             return None
 
     def _end_ns(self, value: Time | None) -> int | None:

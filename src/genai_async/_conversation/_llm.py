@@ -207,7 +207,8 @@ class ModelCall(SpanHandle):
                 room = self._take_room(kind, len(said))
                 self._add_piece(kind(said if len(said) <= room else said[:room]))
             except Exception as exc:
-                self._drop("LLM.output", exc)
+                if not is_omitted(text):
+                    self._drop("LLM.output", exc)
         return self
 
     def _add_piece(self, piece: Part) -> None:
