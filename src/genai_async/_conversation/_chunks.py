@@ -7,6 +7,7 @@ what the model said only where content is recorded, and as much of it as there i
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeVar, cast
 
@@ -95,18 +96,20 @@ class Assembly:
         return reader.fields()
 
 
-class _Reader:
+class _Reader(ABC):
     __slots__ = ("_room", "known")
 
     def __init__(self, room: Room) -> None:
         self._room = room
         self.known: dict[str, Any] = {}
 
+    @abstractmethod
     def add(self, kind: str, chunk: object) -> None:
-        raise NotImplementedError
+        """Read one chunk, of this kind where chunks name theirs."""
 
+    @abstractmethod
     def fields(self) -> dict[str, Any]:
-        raise NotImplementedError
+        """The fields of the call that the chunks told."""
 
     def _note(self, source: object, *names: str) -> None:
         for name in names:

@@ -7,33 +7,23 @@ import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import suppress
 from types import AsyncGeneratorType, CoroutineType
-from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 from .._loop import failure_of
 from ._ambient import current_session, start_subagent, start_tool
 from ._arguments import Arguments, function_name, inner_function
-from ._children import TaskOwner
-from ._copying import Copier, holdable
-from ._encoding import dumped, encoded_within
-from ._faults import FieldError
 from ._handle import SpanHandle
-from ._isolated import Ambience, first_step, stepwise
+from ._isolated import Ambience, stepwise
 from ._messages import Message, TextPart
 from ._recording import NOT_ERRORS
 from ._session import Session
 from ._spans import SubAgent, Tool, Turn
-from ._texts import OVERLAP
+from ._watched import Watched, note
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _Handle = TypeVar("_Handle", bound=SpanHandle)
 _Agent = TypeVar("_Agent", SubAgent, Turn)
-
-# What a generator yields is held until it ends: no more than this many items, and no more than an attribute holds.
-_MAX_ITEMS: Final = 10_000
-_SCALARS: Final = frozenset({bool, float, type(None)})
-_NUMBER_BYTES: Final = 8
-_USUAL_BYTES: Final = 256
 
 
 class Decorator(Protocol):
@@ -246,98 +236,6 @@ def _exceptions(classes: object) -> tuple[type[BaseException], ...]:
     return given
 
 
-class _Watched(Generic[_Handle]):
-    """An async generator in a span: begun with its first step, ended when it does."""
-
-    __slots__ = ("_body", "_finish", "_handle", "_is_text", "_items", "_room", "_start")
-
-    def __init__(
-        self,
-        body: AsyncGenerator[Any, Any],
-        start: Callable[[], _Handle],
-        finish: Callable[[_Handle, Any], object],
-    ) -> None:
-        self._body = body
-        self._start = start
-        self._finish = finish
-        self._handle: _Handle | None = None
-        self._items: list[Any] = []
-        self._is_text = True
-        self._room: int | None = None
-
-    async def __anext__(self) -> Any:
-        if self._handle is None:
-            self._handle = self._start().__enter__()
-            if isinstance(self._handle, TaskOwner) and self._handle._scopes:
-                # Who runs the steps is the consumer, whom a failing task of the body must not interrupt.
-                self._handle._scopes[-1].host = False
-            return await self._step(first_step(self._body))
-        return await self._step(self._body.__anext__())
-
-    async def asend(self, value: Any) -> Any:
-        return await self._step(self._body.asend(value))
-
-    async def athrow(self, error: BaseException) -> Any:
-        return await self._step(self._body.athrow(error))
-
-    async def aclose(self) -> None:
-        try:
-            await self._body.aclose()
-        except BaseException as exc:
-            await self._end(exc)
-            raise
-        await self._end(GeneratorExit())
-
-    async def _step(self, step: Any) -> Any:
-        try:
-            item = await step
-        except StopAsyncIteration:
-            await self._end(None)
-            raise
-        except BaseException as exc:
-            await self._end(exc)
-            raise
-        if self._handle is not None:
-            _note(self._handle, self._keep, item)
-        return item
-
-    def _keep(self, handle: _Handle, item: Any) -> None:
-        room = handle._gate.limit_bytes + OVERLAP if self._room is None else self._room
-        if room <= 0 or len(self._items) == _MAX_ITEMS:
-            raise FieldError("there is more than an attribute has room for")
-        kept, size = _as_kept(item, room)
-        self._room = room - size
-        self._is_text = self._is_text and issubclass(type(item), str)
-        self._items.append(kept)
-
-    async def _end(self, error: BaseException | None) -> None:
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            if self._items:
-                _note(handle, self._finish, "".join(self._items) if self._is_text else self._items)
-            await handle.__aexit__(None, error, None)
-
-
-def _as_kept(item: Any, room: int) -> tuple[Any, int]:
-    """What is kept of an item, and about how long it is as JSON: the item itself may hold anything."""
-    kind = type(cast(object, item))
-    if kind in _SCALARS:
-        return item, _NUMBER_BYTES
-    if kind is int:
-        return item, max(_NUMBER_BYTES, item.bit_length() // 3)
-    if issubclass(kind, str):
-        return item[:room], len(item)
-    model = dumped(item, mode="json")
-    plain = item if model is None else model
-    with suppress(TypeError, ValueError, OverflowError):  # what is not quite JSON becomes so in a copy
-        encoded = encoded_within(plain, room, _USUAL_BYTES)
-        if encoded is not None:
-            return item if issubclass(kind, Message) else holdable(plain), len(encoded)
-    copied = Copier(structure_bytes=room, text_length=room).copy(plain, is_message=False)
-    encoded = encoded_within(copied, room)
-    return copied, room if encoded is None else len(encoded)
-
-
 def _traced(
     func: Callable[..., Any],
     start: Callable[[], _Handle],
@@ -349,14 +247,14 @@ def _traced(
         handle = start()
         if not_errors and handle.is_recording:
             handle._waiting[NOT_ERRORS] = not_errors
-        _note(handle, ask, args, kwargs)
+        note(handle, ask, args, kwargs)
         return handle
 
     if inspect.isasyncgenfunction(func):
 
         @functools.wraps(func)
         def generator(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-            watched = _Watched(func(*args, **kwargs), functools.partial(begin, args, kwargs), finish)
+            watched = Watched(func(*args, **kwargs), functools.partial(begin, args, kwargs), finish)
             return stepwise(cast("AsyncGenerator[Any, Any]", watched), Ambience().within)
 
         return generator
@@ -366,7 +264,7 @@ def _traced(
         async def coroutine(*args: Any, **kwargs: Any) -> Any:
             async with begin(args, kwargs) as handle:
                 result = await func(*args, **kwargs)
-                _note(handle, finish, result)
+                note(handle, finish, result)
             return result
 
         return coroutine
@@ -385,25 +283,13 @@ def _traced(
     return plain
 
 
-def _note(handle: SpanHandle, record: Callable[..., object], *said: Any) -> None:
-    """Record what a call is given or gives; whatever these values do when they are looked at, its caller sees nothing.
-
-    What a value is, its type tells: proxies answer `__class__`, and any other name, with code of their own.
-    """
-    if _keeps_content(handle):
-        try:
-            record(handle, *said)
-        except Exception as exc:
-            handle._drop("what a decorated function is given or gives", exc)
-
-
 def _settled(handle: _Handle, result: Any, finish: Callable[[_Handle, Any], object]) -> Any:
     """What a plain function returned; where that is work that is still to be done, the span ends with the work."""
     kind = type(cast(object, result))
     if kind is CoroutineType:
         return _awaited(handle, result, finish)
     if kind is AsyncGeneratorType:
-        return stepwise(cast("AsyncGenerator[Any, Any]", _Watched(result, lambda: handle, finish)), Ambience().within)
+        return stepwise(cast("AsyncGenerator[Any, Any]", Watched(result, lambda: handle, finish)), Ambience().within)
     # A task or future, which its caller may cancel and look at, stays what it is.
     on_done = getattr(kind, "add_done_callback", None)
     if callable(on_done):
@@ -411,7 +297,7 @@ def _settled(handle: _Handle, result: Any, finish: Callable[[_Handle, Any], obje
             on_done(result, functools.partial(_end_with, handle, finish))
             return result
     elif not issubclass(kind, Awaitable):
-        _note(handle, finish, result)
+        note(handle, finish, result)
     handle.end()
     return result
 
@@ -419,7 +305,7 @@ def _settled(handle: _Handle, result: Any, finish: Callable[[_Handle, Any], obje
 async def _awaited(handle: _Handle, work: Coroutine[Any, Any, Any], finish: Callable[[_Handle, Any], object]) -> Any:
     async with handle:
         result = await work
-        _note(handle, finish, result)
+        note(handle, finish, result)
     return result
 
 
@@ -433,7 +319,7 @@ def _end_with(handle: _Handle, finish: Callable[[_Handle, Any], object], future:
     except BaseException as exc:  # the future's, and its caller's to handle: here it is only looked at
         handle.end(error=exc)
     else:
-        _note(handle, finish, result)
+        note(handle, finish, result)
         handle.end()
 
 
@@ -469,10 +355,6 @@ def _messages(handle: SpanHandle, value: Any, role: str) -> Any:
 
 def _is_message(value: Any) -> bool:
     return issubclass(type(value), Message) or (issubclass(type(value), dict) and "role" in value)
-
-
-def _keeps_content(handle: SpanHandle) -> bool:
-    return handle.is_recording and handle._gate.capture
 
 
 def _summary_of(func: Callable[..., Any]) -> str | None:
