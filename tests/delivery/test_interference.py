@@ -217,7 +217,7 @@ def test_a_directory_that_does_not_answer(collector: Collector, tmp_path: Path) 
     """Where the spool hangs, spans are sent from memory after a second; the end keeps its time, as does the exit."""
     program = """
 import pathlib
-pathlib.Path.iterdir = lambda self: threading.Event().wait()  # as a mount does whose server has gone
+pathlib.Path.mkdir = lambda self, **_: threading.Event().wait()  # as a mount does whose server has gone
 async def main():
     begun = time.monotonic()
     async with ga.tracing(endpoint=url, spool=sys.argv[2], schedule_delay=0.01, shutdown_timeout=1) as t:
