@@ -344,7 +344,7 @@ async def test_a_file_system_without_locks(tmp_path: Path, number: int, monkeypa
         feed(exporter, 3)
         assert await exporter.flush(5) == FlushResult(delivered=3, dropped={}, pending=0)
         assert "no locks can be had: none" in (exporter.stats().last_error or "")
-    assert list(tmp_path.iterdir()) == []
+    assert await until(lambda: not list(tmp_path.iterdir()))  # at the end it is tried once more
 
 
 def test_lines_come_apart_as_they_were_put_together() -> None:
@@ -643,7 +643,9 @@ async def test_a_program_shorter_than_the_taking_over(tmp_path: Path, monkeypatc
         assert 2002 in server.accepted
         assert not exporter.stats().dropped
     assert exporter.stats().delivered > 1
-    assert await until(lambda: len(_segments(tmp_path)) == 1002 - exporter.stats().delivered)
+    # What arrives as the time is up is no longer in the books, and may or may not be deleted yet.
+    arrived = len(set(server.accepted))
+    assert await until(lambda: 1002 - arrived <= len(_segments(tmp_path)) <= 1002 - exporter.stats().delivered)
 
 
 async def test_a_crash_while_taking_over(tmp_path: Path) -> None:
