@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import time
 import weakref
@@ -491,3 +492,54 @@ def test_handles_are_small(spans: Traced, session: ga.Session) -> None:
         assert not hasattr(handle, "__dict__")
         with pytest.raises(AttributeError):
             setattr(handle, "reslt", 1)  # noqa: B010
+
+
+def test_what_outlives_its_turn_ends_after_what_stands_below_it(spans: Traced, session: ga.Session) -> None:
+    """The end of a session goes from the innermost outwards, also below a turn that has ended before."""
+    turn = session.start_turn()
+    worker = turn.start_subagent("worker")
+    turn.end()
+    llm = worker.start_llm("m", provider_name="p").record(usage=ga.Usage(10, 5))
+    tool = llm.start_tool("t")
+    session.end()
+    assert [handle.is_ended for handle in (worker, llm, tool)] == [True] * 3
+    inner, middle, outer = (spans.one(name) for name in ("execute_tool t", "chat m", "invoke_agent worker"))
+    assert inner.end_ns <= middle.end_ns <= outer.end_ns
+    assert spans.one("invoke_agent worker").attributes["gen_ai.usage.input_tokens"] == 10
+
+
+def test_open_handles_without_a_set_up() -> None:
+    """Each is known once, however many there are."""
+    session = ga.Session()
+    turns = [session.start_turn() for _ in range(10)]
+    workers = [turn.start_subagent("worker") for turn in turns]
+    assert len(session.open_spans) == 20
+    session.end()
+    assert all(handle.is_ended for handle in [*turns, *workers])
+
+
+def test_a_child_that_starts_as_its_turn_ends_in_another_thread(spans: Traced) -> None:
+    """The session knows it, whichever comes first."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(300):
+            session, barrier = ga.Session(), threading.Barrier(2)
+            turn = session.start_turn()
+            started: list[ga.Tool] = []
+
+            def start(
+                turn: ga.Turn = turn, barrier: threading.Barrier = barrier, into: list[ga.Tool] = started
+            ) -> None:
+                barrier.wait()
+                into += [turn.start_tool("t") for _ in range(5)]
+
+            thread = threading.Thread(target=start)
+            thread.start()
+            barrier.wait()
+            turn.end()
+            thread.join()
+            session.end()
+            assert all(tool.is_ended for tool in started)
+    finally:
+        sys.setswitchinterval(interval)

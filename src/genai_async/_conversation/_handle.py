@@ -91,6 +91,11 @@ class SpanHandle(Recording):
                 kept_in, below = session.roots, {}
             self._kept_in, self._below = kept_in, below
             kept_in[self] = None
+            if below is kept_in and parent is not None and parent._below is not kept_in:
+                # That has ended in this very moment, in another thread.
+                kept_in.pop(self, None)
+                self._kept_in, self._below = session.roots, {}
+                session.roots[self] = None
 
     def _start(
         self,
@@ -215,7 +220,8 @@ class SpanHandle(Recording):
             return
         kept_in, below = self._kept_in, self._below
         try:
-            if below and below is not kept_in:
+            if below is not None and below is not kept_in:
+                self._below = None  # first: whoever starts something below from now on keeps it elsewhere
                 cast("Session", self._session).let_go(below)
             if self._attributes is not None:
                 self._finish(self._attributes, error, end_time)

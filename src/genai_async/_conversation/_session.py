@@ -297,14 +297,12 @@ class Session(TaskOwner):
     @property
     def open_spans(self) -> list[SpanHandle]:
         """The handles that have not ended: what was started under one comes after it."""
-        found: list[SpanHandle] = []
+        known = [known() for known in list(self._let_go)]
+        found = [handle for handle in known if handle is not None and not handle.is_ended]
         for root in list(self.roots):
             found.append(root)
-            found += list(root._below or ())
-        for known in list(self._let_go):
-            handle = known()
-            if handle is not None and not handle.is_ended:
-                found.append(handle)
+            if root._below is not self.roots:
+                found += list(root._below or ())
         return found
 
     def let_go(self, below: dict[SpanHandle, None]) -> None:
