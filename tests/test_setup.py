@@ -937,6 +937,25 @@ _TO_STDOUT = ["otlp/stdout", "console"]
 
 
 @pytest.mark.parametrize("exporter", _TO_STDOUT)
+def test_what_a_tool_prints_is_caught_without_spans(exporter: str) -> None:
+    """Whoever catches what is printed for a moment, as to run code that a model wrote, finds no span in it."""
+    script = """
+        import contextlib, io, sys, time
+        import genai_async as ga
+        ga.configure()
+        with ga.Session() as session, session.start_turn("hi") as turn:
+            turn.start_tool("before").end()
+            with contextlib.redirect_stdout(io.StringIO()) as caught:
+                time.sleep(0.3)
+                print(42)
+        sys.stderr.write(caught.getvalue())
+    """
+    done = run(script, OTEL_TRACES_EXPORTER=exporter)
+    assert done.stderr == "42\n"
+    assert "execute_tool before" in done.stdout
+
+
+@pytest.mark.parametrize("exporter", _TO_STDOUT)
 @pytest.mark.anyio
 async def test_the_standard_output_is_in_the_books(
     monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes], exporter: str

@@ -70,13 +70,15 @@ class _Output:
 
     def __init__(self, form: Callable[[bytes], Iterator[bytes]]) -> None:
         self._form = form
+        # The present one: programs put another in its place for a moment, to catch what is printed.
+        self._stream: TextIO | None = sys.stdout
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         from httpx import Response
 
         pieces = list(self._form(await request.aread()))
         try:
-            _write(sys.stdout, pieces)
+            _write(self._stream, pieces)
         except (BrokenPipeError, ValueError) as exc:  # its reader has gone, or it was closed
             raise OutputGoneError from exc
         return Response(200)
