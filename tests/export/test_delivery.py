@@ -666,13 +666,13 @@ async def test_thousands_who_wait() -> None:
 
     async with collector(hold) as server, running(endpoint=server.url, max_batch_spans=5) as exporter:
         asked = Counter[int]()
-        is_settled = exporter._worker.watches._is_settled
+        is_over = exporter._worker.watches._is_over
 
         def counted(first: int, last: int, since: float | None) -> bool:
             asked[first] += 1
-            return is_settled(first, last, since)
+            return is_over(first, last, since)
 
-        exporter._worker.watches._is_settled = counted
+        exporter._worker.watches._is_over = counted
         async with anyio.create_task_group() as group:
             for number in range(500):
                 feed(exporter, 1, 1 + number)

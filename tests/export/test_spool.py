@@ -834,3 +834,22 @@ def test_a_forked_child_does_not_keep_its_parents_place(tmp_path: Path) -> None:
         assert os.waitpid(child, 0)[1] == 0
         for end in (ready, is_ready, leave):
             os.close(end)
+
+
+async def test_who_waits_while_it_closes(tmp_path: Path) -> None:
+    """Whoever waits for spans that stay on disk is told at the close, and whoever asks later at once."""
+    told: list[bool] = []
+
+    async def wait() -> None:
+        told.append(await exporter.settled(0, 1))
+
+    async with running(endpoint=_NOWHERE, spool=tmp_path) as exporter, anyio.create_task_group() as group:
+        feed(exporter, 1)
+        await exporter.flush()
+        group.start_soon(wait)
+        await anyio.wait_all_tasks_blocked()
+        await exporter.aclose(0.2)
+        with anyio.fail_after(5):
+            assert not await exporter.settled(0, 1)
+            assert not await exporter.settled(0, 1, 60)
+    assert told == [False]

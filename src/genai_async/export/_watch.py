@@ -18,11 +18,11 @@ class Watches:
     """Signals, each with the spans that it waits for.
 
     Args:
-        is_settled: Whether the spans with `first < number <= last` are, or, `since` a time, at least safe on disk.
+        is_over: Whether the spans with `first < number <= last` are settled, or, `since` a time, at least safe on disk.
     """
 
-    def __init__(self, is_settled: Callable[[int, int, float | None], bool]) -> None:
-        self._is_settled = is_settled
+    def __init__(self, is_over: Callable[[int, int, float | None], bool]) -> None:
+        self._is_over = is_over
         self._waiting: dict[Signal, _Goal] = {}
 
     def __bool__(self) -> bool:
@@ -34,7 +34,7 @@ class Watches:
         signal = Signal()
         self._waiting[signal] = first, last, since
         try:
-            if self._is_settled(first, last, since):
+            if self._is_over(first, last, since):
                 signal.set()
             yield signal
         finally:
@@ -46,11 +46,11 @@ class Watches:
         There may be thousands who wait, each for a few spans, and as many batches.
         """
         for signal, (first, last, since) in list(self._waiting.items()):
-            if first < high and last >= low and self._is_settled(first, last, since):
+            if first < high and last >= low and self._is_over(first, last, since):
                 signal.set()
 
     def tell_patient(self) -> None:
         """The collector or the disk does not answer: set the signals of those who are content with the disk then."""
         for signal, (first, last, since) in list(self._waiting.items()):
-            if since is not None and self._is_settled(first, last, since):
+            if since is not None and self._is_over(first, last, since):
                 signal.set()

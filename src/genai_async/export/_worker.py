@@ -54,7 +54,8 @@ class Worker:
         self._config = config
         self._store = store
         self._buffer = buffer
-        self.watches = Watches(self.is_settled)
+        self.watches = Watches(self.is_over)
+        self._has_left = False
         self._troubles = troubles
         self._clock = time.monotonic
         self.signal = Signal()
@@ -97,6 +98,10 @@ class Worker:
         if store is None or not (self._buffer.has_stowed(first, last) or (first < 0 and store.is_awaited)):
             return True
         return since is not None and (store.is_stuck or self._pause.is_declined(since, self._clock()))
+
+    def is_over(self, first: int, last: int, since: float | None) -> bool:
+        """Whether there is nothing to wait for: these spans are settled, or nobody sends any more."""
+        return self._has_left or self.is_settled(first, last, since)
 
     @property
     def is_opening(self) -> bool:
@@ -336,6 +341,7 @@ class Worker:
 
     def leave(self) -> None:
         """The exporter is closed: say what was not said, and leave the directory of the spool."""
+        self._has_left = True
         self.tell_drops()
         if self._store is not None:
             self._store.close()
